@@ -1,0 +1,1 @@
+//! The Hearth node.
