@@ -1,4 +1,4 @@
-//! The typed HTTP client of Hearth.
+//! The typed HTTP client of Hearth and the commands of `hearth`.
 //!
 //! A [`client::Client`] knows several endpoints of one cluster and asks one of them; any node answers any
 //! request. What it promises:
@@ -9,7 +9,8 @@
 //!   `retryable: true`. Anything else is [`error::Error::OutcomeUnknown`], for the caller to decide.
 //! - Every call ends within its request timeout, all endpoints together, and reads a bounded answer.
 //!
-//! One resource, one file: [`kv`], [`age`], [`compute`], [`cluster`], [`health`].
+//! One resource, one file: [`kv`], [`age`], [`compute`], [`cluster`], [`health`]. The commands, one file
+//! each, are in [`commands`].
 //!
 //! Known shortcomings: plain HTTP only, no TLS yet; no `Idempotency-Key`, so the client cannot resolve an
 //! unknown outcome by asking again.
@@ -17,6 +18,7 @@
 pub mod age;
 pub mod client;
 pub mod cluster;
+pub mod commands;
 pub mod compute;
 mod connection;
 pub mod endpoint;
