@@ -165,14 +165,23 @@ impl Cluster {
     /// # Errors
     /// When none does within [`READY_BOUND`].
     pub async fn leader(&mut self) -> Result<usize> {
+        let running: Vec<usize> = (0..self.nodes.len()).filter(|i| self.nodes[*i].is_started()).collect();
+        self.leader_among(&running).await
+    }
+
+    /// Waits until one of `candidates` says that it leads, and gives its index.
+    ///
+    /// # Errors
+    /// When none does within [`READY_BOUND`].
+    pub async fn leader_among(&mut self, candidates: &[usize]) -> Result<usize> {
         let nodes = &self.nodes;
         let found = wait::until(READY_BOUND, "a leader", async || {
-            for (i, node) in nodes.iter().enumerate().filter(|(_, node)| node.is_started()) {
-                if node.client.get("leader").await.is_ok_and(|reply| reply.status == 200) {
-                    return Ok(i);
+            for i in candidates {
+                if nodes[*i].client.get("leader").await.is_ok_and(|reply| reply.status == 200) {
+                    return Ok(*i);
                 }
             }
-            Err("no node says that it leads".to_owned())
+            Err(format!("none of the nodes {candidates:?}, counted from 0, says that it leads"))
         });
         let found = found.await;
         self.explain(found)
@@ -203,9 +212,17 @@ impl Cluster {
     /// # Errors
     /// When it was not running or has not stopped within [`STOP_BOUND`].
     pub async fn terminate(&mut self, i: usize) -> Result<ExitStatus> {
-        let node = &mut self.nodes[i];
-        node.process()?.signal(Signal::TERM)?;
-        let mut process = node.process.take().context("is running")?;
+        self.nodes[i].process()?.signal(Signal::TERM)?;
+        self.wait_stopped(i).await
+    }
+
+    /// Waits until node `i` has ended by itself.
+    ///
+    /// # Errors
+    /// When it was not running or has not stopped within [`STOP_BOUND`].
+    pub async fn wait_stopped(&mut self, i: usize) -> Result<ExitStatus> {
+        let process = self.nodes[i].process.take();
+        let mut process = process.with_context(|| format!("{} is not running", self.nodes[i].name))?;
         let stopped = process.wait_exit(STOP_BOUND).await;
         self.explain(stopped)
     }

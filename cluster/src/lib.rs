@@ -20,5 +20,6 @@ pub mod http;
 pub mod process;
 pub mod seed;
 pub mod wait;
+pub mod workload;
 
 pub use cluster::{Cluster, Node, Options};
