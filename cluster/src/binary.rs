@@ -32,7 +32,19 @@ fn build() -> Result<PathBuf> {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "-p", "hearth-node", "--bins", "--profile", profile])
+        .args(["build", "--quiet", "--locked", "--profile", profile])
+        // Naming this crate too gives the dependencies the features that they have in a build of the
+        // whole workspace: what `cargo test --workspace` compiled is used, not compiled once more.
+        .args([
+            "-p",
+            "hearth-node",
+            "-p",
+            "hearth-cluster",
+            "--bin",
+            "hearthd",
+            "--bin",
+            "very_important_value",
+        ])
         .arg("--target-dir")
         .arg(target)
         .current_dir(workspace)
