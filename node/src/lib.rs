@@ -1,1 +1,3 @@
 //! The Hearth node.
+
+pub mod dev;
