@@ -1,0 +1,142 @@
+//! openraft's conformance suite over the real storage, and what it does not cover: group commit and
+//! restarts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use openraft::EntryPayload;
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt;
+use tempfile::TempDir;
+
+use super::*;
+use crate::command::{Command, Op};
+use crate::metrics::StateMetrics;
+use crate::state::checkpoint::Checkpoints;
+use crate::state::{Published, StateMachine};
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
+        let dir = TempDir::new().unwrap();
+        let (log, machine) = open(dir.path());
+        Ok((dir, log, machine))
+    }
+}
+
+fn open(dir: &Path) -> (LogStore, StateMachine) {
+    let registry = Registry::new();
+    let log_dir = dir.join("log");
+    std::fs::create_dir_all(&log_dir).unwrap();
+    let log = LogStore::open(&log_dir, &LogOptions::default(), &registry).unwrap();
+    let metrics = StateMetrics::register(&registry).unwrap();
+    let (checkpoints, view) = Checkpoints::open(
+        &dir.join("state"),
+        metrics.checkpoint_duration_seconds.clone(),
+        metrics.checkpoint_written_unix_seconds.clone(),
+    )
+    .unwrap();
+    let published = Published::new(Arc::clone(&view));
+    let machine = StateMachine::new((*view).clone(), published, Arc::new(checkpoints), metrics);
+    (log, machine)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openraft_suite() {
+    Suite::test_all(Builder).await.unwrap();
+}
+
+fn entry(index: u64, value_bytes: usize) -> Entry {
+    let op = Op::Put {
+        key: format!("k{index}"),
+        value: vec![b'x'; value_bytes].into(),
+        content_type: String::new(),
+    };
+    Entry {
+        log_id: LogId::new_term_index(1, index),
+        payload: EntryPayload::Normal(Command::encode(&op).unwrap()),
+    }
+}
+
+async fn append(log: &mut LogStore, entries: Vec<Entry>) -> io::Result<()> {
+    let (done, synced) = TypeConfig::oneshot();
+    log.append(entries, IOFlushed::signal(done)).await?;
+    synced.await.unwrap()
+}
+
+#[tokio::test]
+async fn entries_vote_and_committed_survive_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let mut log = LogStore::open(dir.path(), &LogOptions::default(), &Registry::new()).unwrap();
+    append(&mut log, (0..10).map(|i| entry(i, 100)).collect()).await.unwrap();
+    log.save_committed(Some(LogId::new_term_index(1, 7))).await.unwrap();
+    log.save_vote(&Vote::new_committed(3, 2)).await.unwrap();
+    drop(log);
+
+    let mut log = LogStore::open(dir.path(), &LogOptions::default(), &Registry::new()).unwrap();
+    let entries = log.try_get_log_entries(..).await.unwrap();
+    assert_eq!(entries, (0..10).map(|i| entry(i, 100)).collect::<Vec<_>>());
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(3, 2)));
+    assert_eq!(log.read_committed().await.unwrap(), Some(LogId::new_term_index(1, 7)));
+}
+
+/// Appends that arrive while an fdatasync is under way share the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_appends_share_one_fsync() {
+    let dir = TempDir::new().unwrap();
+    let mut log = LogStore::open(dir.path(), &LogOptions::default(), &Registry::new()).unwrap();
+    let appends = 500;
+    let durable = Arc::new(AtomicU64::new(0));
+    let mut waiters = Vec::new();
+    for index in 0..appends {
+        let (done, synced) = TypeConfig::oneshot();
+        log.append([entry(index, 100)], IOFlushed::signal(done)).await.unwrap();
+        let durable = Arc::clone(&durable);
+        waiters.push(tokio::spawn(async move {
+            synced.await.unwrap().unwrap();
+            durable.fetch_add(1, Ordering::Relaxed);
+        }));
+    }
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    assert_eq!(durable.load(Ordering::Relaxed), appends);
+    let fsyncs = log.shared.fsync_seconds.get_sample_count();
+    assert!((1..appends / 2).contains(&fsyncs), "{fsyncs} fsyncs for {appends} appends");
+}
+
+#[tokio::test]
+async fn one_read_is_bounded_but_never_empty() {
+    let dir = TempDir::new().unwrap();
+    let options = LogOptions { read_bytes_max: 2500, ..LogOptions::default() };
+    let mut log = LogStore::open(dir.path(), &options, &Registry::new()).unwrap();
+    append(&mut log, vec![entry(0, 5000), entry(1, 1000), entry(2, 1000), entry(3, 1000)]).await.unwrap();
+    let lens = [(0, 1), (1, 2), (3, 1)];
+    for (start, expected) in lens {
+        assert_eq!(log.limited_get_log_entries(start, 4).await.unwrap().len(), expected, "from {start}");
+    }
+}
+
+/// Space comes back when the log is purged, and what is behind the purge stays.
+#[tokio::test]
+async fn purged_chunks_are_removed() {
+    let dir = TempDir::new().unwrap();
+    let options = LogOptions { chunk_bytes: 64 << 10, cache_bytes: 0, ..LogOptions::default() };
+    let mut log = LogStore::open(dir.path(), &options, &Registry::new()).unwrap();
+    for index in 0..300 {
+        append(&mut log, vec![entry(index, 1000)]).await.unwrap();
+    }
+    let before = log.disk_bytes();
+    log.purge(LogId::new_term_index(1, 250)).await.unwrap();
+    // The next append's group follows the purge and the removal through the same queue.
+    append(&mut log, vec![entry(300, 10)]).await.unwrap();
+    assert!(log.disk_bytes() < before / 2, "{} of {before} bytes left", log.disk_bytes());
+    drop(log);
+
+    let mut log = LogStore::open(dir.path(), &options, &Registry::new()).unwrap();
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_purged_log_id, Some(LogId::new_term_index(1, 250)));
+    assert_eq!(log.try_get_log_entries(251..301).await.unwrap().len(), 50);
+}

@@ -1,0 +1,364 @@
+//! openraft's network: how this node's Raft reaches the others.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::codec;
+use crate::peer::Lane;
+use crate::peer::frame::{self, FrameReader};
+use crate::peer::hello::{self, Connection, HelloV1};
+use crate::peer::link::{CallError, Link};
+use crate::peer::message::{RequestV1, ResponseV1};
+use crate::state::{SnapshotData, View, snapshot};
+use crate::types::{Member, TypeConfig, Vote};
+
+/// Append requests that may be sent and not yet answered on one replication session.
+const PIPELINE: usize = 32;
+
+/// A replication session on which a request stays unanswered this long is given up and begun anew.
+/// Long enough for a slow fsync on the other side, short enough to notice a connection that died
+/// with its host.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A snapshot is given up when the other side takes nothing for this long.
+const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a snapshot that travel in one frame.
+const SNAPSHOT_CHUNK_BYTES: usize = 128 * 1024;
+
+/// What every connection of this node says of it, and the links that are shared.
+pub(crate) struct Peers {
+    cluster_id: u128,
+    node_id: u64,
+    name: String,
+    links: Mutex<HashMap<(u64, Lane, String), Arc<Link>>>,
+}
+
+impl Peers {
+    pub(crate) fn new(cluster_id: u128, node_id: u64, name: String) -> Arc<Self> {
+        Arc::new(Self { cluster_id, node_id, name, links: Mutex::default() })
+    }
+
+    fn hello(&self, lane: Lane, to: u64) -> HelloV1 {
+        HelloV1::new(lane, self.cluster_id, self.node_id, &self.name, to)
+    }
+
+    /// The shared link to a member. A changed address gets a new one.
+    pub(crate) fn link(&self, lane: Lane, to: u64, address: &str) -> Arc<Link> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Link::new(address.to_owned(), self.hello(lane, to)));
+        links.retain(|(id, of_lane, at), _| *id != to || *of_lane != lane || at == address);
+        Arc::clone(links.entry((to, lane, address.to_owned())).or_insert_with(new))
+    }
+}
+
+/// Hands openraft a [`Peer`] for each target and purpose.
+pub(crate) struct Factory(pub(crate) Arc<Peers>);
+
+impl RaftNetworkFactory<TypeConfig> for Factory {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        Peer { peers: Arc::clone(&self.0), target, address: node.peer.clone() }
+    }
+}
+
+/// One member as openraft talks to it. Heartbeats and votes share the vital link; every replication
+/// session and every snapshot connects for itself.
+pub(crate) struct Peer {
+    peers: Arc<Peers>,
+    target: u64,
+    address: String,
+}
+
+type RpcError = RPCError<TypeConfig>;
+
+fn unreachable(error: impl std::fmt::Display) -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string(error.to_string()))
+}
+
+fn network(error: impl std::fmt::Display) -> RpcError {
+    RPCError::Network(NetworkError::from_string(error.to_string()))
+}
+
+impl Peer {
+    async fn ask(&self, request: &RequestV1<'_>, timeout: Duration) -> Result<ResponseV1, RpcError> {
+        self.ask_frame(|id| frame::encode("request", id, request), timeout).await
+    }
+
+    async fn ask_frame(
+        &self,
+        encode: impl FnOnce(u64) -> io::Result<Bytes>,
+        timeout: Duration,
+    ) -> Result<ResponseV1, RpcError> {
+        let link = self.peers.link(Lane::Vital, self.target, &self.address);
+        match link.call_frame(encode, timeout).await {
+            Ok(ResponseV1::Failed(reason)) => Err(network(reason)),
+            Ok(response) => Ok(response),
+            Err(CallError::NotSent(reason)) => Err(unreachable(reason)),
+            Err(CallError::Unanswered(reason)) => Err(network(reason)),
+        }
+    }
+
+    fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
+        Timeout { action, id: self.peers.node_id, target: self.target, timeout }
+    }
+
+    async fn connect(&self, lane: Lane) -> Result<Connection, RpcError> {
+        hello::connect(&self.address, &self.peers.hello(lane, self.target)).await.map_err(unreachable)
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    /// Heartbeats; entries go through [`RaftNetworkV2::stream_append`].
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        match self.ask_frame(|id| RequestV1::append_frame(id, &rpc), option.soft_ttl()).await? {
+            ResponseV1::Append(result) => Ok(result.into()),
+            other => Err(network(format!("unexpected answer to a heartbeat: {other:?}"))),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let connection = self.connect(Lane::Append).await?;
+            let session = Session::start(connection, input);
+            let timed_out = self.timed_out(RPCTypes::AppendEntries, PROGRESS_TIMEOUT);
+            let answers = futures_util::stream::unfold(Some(session), move |session| {
+                let timed_out = timed_out.clone();
+                async move {
+                    let mut session = session?;
+                    match session.answer(timed_out).await {
+                        Ok(None) => None,
+                        Ok(Some(answer)) => Some((Ok(answer), Some(session))),
+                        Err(error) => Some((Err(error), None)),
+                    }
+                }
+            });
+            let answers: BoxStream<'s, _> = Box::pin(answers);
+            Ok(answers)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        match self.ask(&RequestV1::Vote(rpc.into()), option.soft_ttl()).await? {
+            ResponseV1::Vote(response) => Ok(response.into()),
+            other => Err(network(format!("unexpected answer to a vote request: {other:?}"))),
+        }
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        match self.ask(&RequestV1::PreVote(rpc.into()), option.soft_ttl()).await? {
+            ResponseV1::Vote(response) => Ok(response.into()),
+            other => Err(network(format!("unexpected answer to a pre-vote request: {other:?}"))),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let SnapshotData::View(view) = snapshot.snapshot else {
+            // Only `get_current_snapshot` makes what is sent, and it hands out views.
+            return Err(StreamingError::Network(NetworkError::from_string(
+                "a received snapshot is not sent on",
+            )));
+        };
+        let mut connection = self.connect(Lane::Snapshot).await.map_err(|error| match error {
+            RPCError::Unreachable(error) => StreamingError::Unreachable(error),
+            other => StreamingError::Network(NetworkError::from_string(other)),
+        })?;
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = send_snapshot(&mut connection, vote, view) => {
+                sent.map_err(|error| StreamingError::Network(NetworkError::from_string(error)))
+            }
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let request = RequestV1::TransferLeader {
+            from: (*req.from_leader()).into(),
+            to: *req.to_node_id(),
+            last_log_id: req.last_log_id().copied().map(Into::into),
+        };
+        match self.ask(&request, option.soft_ttl()).await? {
+            ResponseV1::TransferLeader => Ok(Ok(())),
+            other => Err(network(format!("unexpected answer to a leader transfer: {other:?}"))),
+        }
+    }
+
+    /// A peer that came back is noticed soon, and one that stays away costs little.
+    fn backoff(&self) -> Option<Backoff> {
+        let steps = [50, 100, 200].into_iter().chain(std::iter::repeat(400)).map(Duration::from_millis);
+        Some(Backoff::new(steps))
+    }
+}
+
+/// A pipelined replication session: its own connection, answers in the order of the requests.
+struct Session {
+    reader: FrameReader<OwnedReadHalf>,
+    /// One token for every request that was sent and not answered; closed when there will be no
+    /// more. Its capacity is what bounds the pipeline.
+    unanswered: mpsc::Receiver<()>,
+    writer: AbortHandle,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.writer.abort();
+    }
+}
+
+impl Session {
+    fn start<S>(connection: Connection, mut input: S) -> Self
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let Connection { reader, mut writer } = connection;
+        let (tokens, unanswered) = mpsc::channel(PIPELINE);
+        let write = tokio::spawn(async move {
+            while let Some(request) = input.next().await {
+                let frame = match RequestV1::append_frame(0, &request) {
+                    Ok(frame) => frame,
+                    Err(error) => {
+                        tracing::error!(%error, "cannot encode log entries for a peer");
+                        return;
+                    }
+                };
+                // The reader notices a failed write: the answer never comes.
+                if tokens.send(()).await.is_err() || writer.write_all(&frame).await.is_err() {
+                    return;
+                }
+            }
+            // No more tokens, but the sending half stays open until every answer is in: the session
+            // ends this task when it is dropped.
+            drop(tokens);
+            std::future::pending::<()>().await;
+        });
+        Self { reader, unanswered, writer: write.abort_handle() }
+    }
+
+    /// The answer to the oldest request, or `None` when all are answered and no more will come.
+    async fn answer(
+        &mut self,
+        timed_out: Timeout<TypeConfig>,
+    ) -> Result<Option<StreamAppendResult<TypeConfig>>, RpcError> {
+        if self.unanswered.recv().await.is_none() {
+            return Ok(None);
+        }
+        let frame = tokio::time::timeout(PROGRESS_TIMEOUT, self.reader.next())
+            .await
+            .map_err(|_| RPCError::Timeout(timed_out))?
+            .map_err(network)?
+            .ok_or_else(|| network("the peer closed the replication session"))?;
+        match codec::decode::<ResponseV1>("response", &frame.body).map_err(network)? {
+            ResponseV1::StreamAppend(result) => Ok(Some(result.into())),
+            ResponseV1::Failed(reason) => Err(network(reason)),
+            other => Err(network(format!("unexpected answer to an append: {other:?}"))),
+        }
+    }
+}
+
+/// Streams `view` and waits until the other side has installed it.
+async fn send_snapshot(
+    connection: &mut Connection,
+    vote: Vote,
+    view: View,
+) -> io::Result<SnapshotResponse<TypeConfig>> {
+    let meta = view.meta();
+    let begin = RequestV1::SnapshotBegin {
+        vote: vote.into(),
+        last_log_id: meta.last_log_id.map(Into::into),
+        membership: (&meta.last_membership).into(),
+    };
+    send(connection, &begin).await?;
+
+    // Two chunks are ready at most while one is on the way: memory stays bounded, and a slow peer
+    // slows the encoder down.
+    let (chunks, mut encoded) = mpsc::channel(2);
+    let encoder = tokio::task::spawn_blocking(move || {
+        let mut out = io::BufWriter::with_capacity(SNAPSHOT_CHUNK_BYTES, ChunkSender(chunks));
+        snapshot::write(&view, &mut out)
+    });
+    while let Some(bytes) = encoded.recv().await {
+        let bytes: Vec<u8> = bytes;
+        send(connection, &RequestV1::SnapshotChunk { bytes: &bytes }).await?;
+    }
+    encoder.await.map_err(io::Error::other)??;
+    send(connection, &RequestV1::SnapshotEnd).await?;
+
+    // Installing takes as long as the other disk needs; a dead connection is noticed by keepalive.
+    let frame = connection.reader.next().await?.ok_or(io::ErrorKind::ConnectionAborted)?;
+    match codec::decode::<ResponseV1>("response", &frame.body)? {
+        ResponseV1::Snapshot { vote } => Ok(SnapshotResponse::new(vote.into())),
+        ResponseV1::Failed(reason) => Err(io::Error::other(reason)),
+        other => Err(io::Error::other(format!("unexpected answer to a snapshot: {other:?}"))),
+    }
+}
+
+async fn send(connection: &mut Connection, request: &RequestV1<'_>) -> io::Result<()> {
+    let frame = frame::encode("request", 0, request)?;
+    tokio::time::timeout(SNAPSHOT_STALL_TIMEOUT, connection.writer.write_all(&frame))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// Hands what is written to the sending task, a chunk at a time.
+struct ChunkSender(mpsc::Sender<Vec<u8>>);
+
+impl io::Write for ChunkSender {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.blocking_send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+use tempfile::TempDir;
+
+use super::*;
+use crate::command::Op;
+use crate::state::tests::{age, apply, content, put, sample_state, state_after};
+
+fn open(dir: &Path) -> io::Result<(Checkpoints, View)> {
+    let duration = Histogram::with_opts(prometheus::HistogramOpts::new("d", "d")).unwrap();
+    Checkpoints::open(dir, duration, IntGauge::new("w", "w").unwrap())
+}
+
+fn reopened(checkpoints: Checkpoints, dir: &TempDir) -> (Checkpoints, View) {
+    drop(checkpoints);
+    open(dir.path()).unwrap()
+}
+
+#[test]
+fn what_was_written_is_loaded() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, empty) = open(dir.path()).unwrap();
+    assert_eq!(empty.last_applied, None);
+
+    let mut state = sample_state();
+    checkpoints.write(Arc::new(state.clone())).unwrap();
+    let (checkpoints, loaded) = reopened(checkpoints, &dir);
+    assert_eq!(content(&loaded), content(&state));
+
+    // Shrinking, growing and deleting what has pieces leaves no piece behind.
+    let ops = [
+        put("large", &[1; 5000]),
+        put("a", &[2; 5000]),
+        put("a/b", b"x"),
+        Op::Delete { key: "a/b".into() },
+        Op::AgeDelete { name: "Lukas".into() },
+        age("Lukas", 1),
+    ];
+    for (index, op) in (8..).zip(ops) {
+        apply(&mut state, index, op);
+        checkpoints.write(Arc::new(state.clone())).unwrap();
+    }
+    let (checkpoints, loaded) = reopened(checkpoints, &dir);
+    assert_eq!(content(&loaded), content(&state));
+    let rows = checkpoints.lock().db.iter().count();
+    assert_eq!(rows, 1 + 2 + 2 + 2 + (1 + 1) * 2, "meta, two keys of two pieces, two names of one piece");
+}
+
+#[test]
+fn a_long_list_of_ages_is_written_piece_by_piece() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    let mut state = state_after((0..3000u32).map(|n| age("n", (n % 150) as u8)));
+    checkpoints.write(Arc::new(state.clone())).unwrap();
+    apply(&mut state, 3001, age("n", 5));
+    checkpoints.write(Arc::new(state.clone())).unwrap();
+    let (_, loaded) = reopened(checkpoints, &dir);
+    assert_eq!(content(&loaded), content(&state));
+}
+
+#[test]
+fn an_older_view_does_not_undo_a_newer_checkpoint() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    let older = state_after([put("k", b"1")]);
+    let mut newer = older.clone();
+    apply(&mut newer, 2, put("k", b"2"));
+    checkpoints.write(Arc::new(newer)).unwrap();
+    let durable = checkpoints.write(Arc::new(older)).unwrap();
+    assert_eq!(durable.revision(), 2);
+}
+
+#[test]
+fn replacing_is_atomic() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    checkpoints.write(Arc::new(state_after([put("old", b"1")]))).unwrap();
+
+    // A generation that was never finished: the old one counts.
+    let db = open_sled(&generation_path(dir.path(), 2)).unwrap();
+    db.insert("kx", "half").unwrap();
+    drop(db);
+    let (checkpoints, loaded) = reopened(checkpoints, &dir);
+    assert!(loaded.keys.contains_key("old"));
+    assert_eq!(generations(dir.path()).unwrap(), [1]);
+
+    let new = sample_state();
+    checkpoints.replace(Arc::new(new.clone())).unwrap();
+    assert_eq!(generations(dir.path()).unwrap(), [2]);
+    let (_, loaded) = reopened(checkpoints, &dir);
+    assert_eq!(content(&loaded), content(&new));
+}
+
+#[test]
+fn damage_is_found_and_named() {
+    type Damage = fn(&sled::Db);
+    let cases: [(&str, Damage, &str); 5] = [
+        ("a flipped bit", |db| flip(db, b"klarge"), "row klarge: checksum does not match"),
+        (
+            "a lost piece",
+            |db| drop(db.remove(b"v\0\x05large\0\0\0\x01").unwrap()),
+            "row v\\x00\\x05large\\x00\\x00\\x00\\x01: missing",
+        ),
+        ("a lost key", |db| drop(db.remove("ka").unwrap()), "2 keys, 2 names"),
+        ("a flipped bit in the meta row", |db| flip(db, META), "row m: checksum does not match"),
+        ("a lost meta row", |db| drop(db.remove(META).unwrap()), "rows without a meta row"),
+    ];
+    for (name, damage, message) in cases {
+        let dir = TempDir::new().unwrap();
+        let (checkpoints, _) = open(dir.path()).unwrap();
+        checkpoints.write(Arc::new(sample_state())).unwrap();
+        damage(&checkpoints.lock().db);
+        drop(checkpoints);
+        let error = open(dir.path()).err().unwrap_or_else(|| panic!("{name}: not found")).to_string();
+        assert!(error.contains(message) && error.contains("00000001"), "{name}: {error}");
+    }
+}
+
+fn flip(db: &sled::Db, key: &[u8]) {
+    let mut row = db.get(key).unwrap().unwrap().to_vec();
+    row[3] ^= 1;
+    db.insert(key, row).unwrap();
+}
+
+/// sled puts pages above a bound into files of their own that it never syncs. The largest value, and
+/// many of them side by side, must not get there.
+#[test]
+fn no_value_ends_up_in_an_unsynced_file() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    let sizes = [0, 1, 4096, 4097, 8192, 100_000, 1 << 20];
+    let state = state_after(
+        sizes.iter().cycle().take(70).enumerate().map(|(n, size)| put(&format!("{n:03}"), &vec![1; *size])),
+    );
+    checkpoints.write(Arc::new(state)).unwrap();
+    let blobs = fs::read_dir(dir.path().join("00000001/blobs")).unwrap().count();
+    assert_eq!(blobs, 0);
+}

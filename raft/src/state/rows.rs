@@ -1,0 +1,276 @@
+//! How the state lies in sled: one tree, ordered rows, each with a checksum of its own.
+//!
+//! | row key | row value |
+//! |---|---|
+//! | `m` | [`MetaV1`]: last applied, membership, clock, and counts to check the rest against |
+//! | `k` key | [`KeyV1`]: revisions, content type, and the value when it is small |
+//! | `v` len(key):u16 key piece:u32 | one piece of a larger value |
+//! | `a` name | [`AgesV1`]: revisions and length of a list of ages |
+//! | `g` len(name):u16 name piece:u32 | one piece of that list, one byte an age |
+//!
+//! Numbers in row keys are big-endian, so that pieces sort. A value is cut into pieces of
+//! [`PIECE_BYTES`] because sled puts pages above about 128 KiB into files that it never syncs, and a
+//! leaf page holds up to 16 rows: 17 rows of 4 KiB stay well below that.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, CodecError, LogIdV1, StoredMembershipV1};
+use crate::state::{AgeList, Record, State};
+
+/// Bytes of a value that one row holds at most.
+pub(crate) const PIECE_BYTES: usize = 4096;
+/// Ages that one row holds at most; an append rewrites one such row.
+pub(crate) const PIECE_AGES: usize = 1024;
+
+/// Row key of the [`MetaV1`].
+pub(crate) const META: &[u8] = b"m";
+pub(crate) const KEY: u8 = b'k';
+const VALUE_PIECE: u8 = b'v';
+pub(crate) const AGES: u8 = b'a';
+const AGES_PIECE: u8 = b'g';
+
+/// What is true of the whole state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MetaV1 {
+    pub(crate) last_applied: Option<LogIdV1>,
+    pub(crate) membership: StoredMembershipV1,
+    pub(crate) clock_ms: u64,
+    pub(crate) keys: u64,
+    pub(crate) names: u64,
+    pub(crate) data_bytes: u64,
+}
+
+impl From<&State> for MetaV1 {
+    fn from(state: &State) -> Self {
+        Self {
+            last_applied: state.last_applied.map(Into::into),
+            membership: (&*state.membership).into(),
+            clock_ms: state.clock_ms,
+            keys: state.keys.len() as u64,
+            names: state.ages.len() as u64,
+            data_bytes: state.data_bytes,
+        }
+    }
+}
+
+/// The head of a key. `value_bytes` counts the whole value; `inline` holds it when it fits a piece.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyV1<'a> {
+    pub(crate) revision: u64,
+    pub(crate) created_revision: u64,
+    pub(crate) content_type: &'a str,
+    pub(crate) value_bytes: u64,
+    #[serde(with = "serde_bytes")]
+    pub(crate) inline: &'a [u8],
+}
+
+/// The head of a list of ages.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AgesV1 {
+    pub(crate) created_revision: u64,
+    pub(crate) revision: u64,
+    pub(crate) len: u64,
+}
+
+/// `kind` and the whole of `name`: the key of a head row.
+pub(crate) fn head_key(kind: u8, name: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + name.len());
+    key.push(kind);
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+fn piece_key(kind: u8, name: &str, piece: usize) -> Result<Vec<u8>, CodecError> {
+    let too_long =
+        |_| CodecError::Malformed { what: "row key", source: Box::new(bincode::ErrorKind::SizeLimit) };
+    let mut key = Vec::with_capacity(1 + 2 + name.len() + 4);
+    key.push(kind);
+    key.extend_from_slice(&u16::try_from(name.len()).map_err(too_long)?.to_be_bytes());
+    key.extend_from_slice(name.as_bytes());
+    key.extend_from_slice(&u32::try_from(piece).map_err(too_long)?.to_be_bytes());
+    Ok(key)
+}
+
+/// Appends the checksum that binds `row` to its key.
+pub(crate) fn seal(key: &[u8], mut row: Vec<u8>) -> Vec<u8> {
+    let checksum = checksum(key, &row);
+    row.extend_from_slice(&checksum.to_le_bytes());
+    row
+}
+
+/// Checks and takes off what [`seal`] appended; `None` when the row is damaged.
+pub(crate) fn unseal<'a>(key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
+    let (row, stored) = sealed.split_last_chunk::<4>()?;
+    (u32::from_le_bytes(*stored) == checksum(key, row)).then_some(row)
+}
+
+fn checksum(key: &[u8], row: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(row);
+    hasher.finalize()
+}
+
+/// How many piece rows a value of this length has; 0 when it is inline.
+fn value_pieces(value_bytes: usize) -> usize {
+    if value_bytes <= PIECE_BYTES { 0 } else { value_bytes.div_ceil(PIECE_BYTES) }
+}
+
+fn age_pieces(len: usize) -> usize {
+    len.div_ceil(PIECE_AGES)
+}
+
+/// Writes `record`, and takes away the pieces that `old` had more.
+pub(crate) fn write_key(
+    batch: &mut sled::Batch,
+    key: &str,
+    old: Option<&Record>,
+    record: &Record,
+) -> Result<(), CodecError> {
+    let pieces = value_pieces(record.value.len());
+    let head = KeyV1 {
+        revision: record.revision,
+        created_revision: record.created_revision,
+        content_type: &record.content_type,
+        value_bytes: record.value.len() as u64,
+        inline: if pieces == 0 { &record.value } else { &[] },
+    };
+    put(batch, head_key(KEY, key), codec::encode("key row", &head)?);
+    for (number, piece) in record.value.chunks(PIECE_BYTES).take(pieces).enumerate() {
+        put(batch, piece_key(VALUE_PIECE, key, number)?, piece.to_vec());
+    }
+    for number in pieces..old.map_or(0, |old| value_pieces(old.value.len())) {
+        batch.remove(piece_key(VALUE_PIECE, key, number)?);
+    }
+    Ok(())
+}
+
+/// Removes every row of `record`.
+pub(crate) fn remove_key(batch: &mut sled::Batch, key: &str, record: &Record) -> Result<(), CodecError> {
+    batch.remove(head_key(KEY, key));
+    for number in 0..value_pieces(record.value.len()) {
+        batch.remove(piece_key(VALUE_PIECE, key, number)?);
+    }
+    Ok(())
+}
+
+/// Writes what `list` has more than `old`; all of it when they are not the same list.
+pub(crate) fn write_ages(
+    batch: &mut sled::Batch,
+    name: &str,
+    old: Option<&AgeList>,
+    list: &AgeList,
+) -> Result<(), CodecError> {
+    let head = AgesV1 {
+        created_revision: list.created_revision(),
+        revision: list.revision(),
+        len: list.len() as u64,
+    };
+    put(batch, head_key(AGES, name), codec::encode("ages row", &head)?);
+    let first = match old {
+        Some(old) if old.created_revision() == list.created_revision() => old.len() / PIECE_AGES,
+        _ => 0,
+    };
+    let mut ages = list.iter_from(first * PIECE_AGES);
+    for number in first..age_pieces(list.len()) {
+        put(batch, piece_key(AGES_PIECE, name, number)?, ages.by_ref().take(PIECE_AGES).collect());
+    }
+    for number in age_pieces(list.len())..old.map_or(0, |old| age_pieces(old.len())) {
+        batch.remove(piece_key(AGES_PIECE, name, number)?);
+    }
+    Ok(())
+}
+
+/// Removes every row of `list`.
+pub(crate) fn remove_ages(batch: &mut sled::Batch, name: &str, list: &AgeList) -> Result<(), CodecError> {
+    batch.remove(head_key(AGES, name));
+    for number in 0..age_pieces(list.len()) {
+        batch.remove(piece_key(AGES_PIECE, name, number)?);
+    }
+    Ok(())
+}
+
+/// Writes the meta row, which is what makes a batch a checkpoint.
+pub(crate) fn write_meta(batch: &mut sled::Batch, meta: &MetaV1) -> Result<(), CodecError> {
+    put(batch, META.to_vec(), codec::encode("meta row", meta)?);
+    Ok(())
+}
+
+fn put(batch: &mut sled::Batch, key: Vec<u8>, row: Vec<u8>) {
+    let sealed = seal(&key, row);
+    batch.insert(key, sealed);
+}
+
+/// Reads the pieces of a value that was not inline.
+///
+/// `row` fetches a row by its key, checked and unsealed.
+pub(crate) fn read_value<E>(
+    key: &str,
+    head: &KeyV1<'_>,
+    mut row: impl FnMut(&[u8]) -> Result<Vec<u8>, E>,
+) -> Result<Result<Bytes, E>, CodecError> {
+    let value_bytes = usize::try_from(head.value_bytes).unwrap_or(usize::MAX);
+    let pieces = value_pieces(value_bytes);
+    if pieces == 0 {
+        return Ok(Ok(Bytes::copy_from_slice(head.inline)));
+    }
+    let mut value = Vec::with_capacity(value_bytes.min(1 << 20));
+    for number in 0..pieces {
+        match row(&piece_key(VALUE_PIECE, key, number)?) {
+            Ok(piece) => value.extend_from_slice(&piece),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(value.into()))
+}
+
+/// Reads the pieces of a list of ages.
+pub(crate) fn read_ages<E>(
+    name: &str,
+    head: &AgesV1,
+    mut row: impl FnMut(&[u8]) -> Result<Vec<u8>, E>,
+) -> Result<Result<AgeList, E>, CodecError> {
+    let mut ages = imbl::Vector::new();
+    for number in 0..age_pieces(usize::try_from(head.len).unwrap_or(usize::MAX)) {
+        match row(&piece_key(AGES_PIECE, name, number)?) {
+            Ok(piece) => ages.extend(piece),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(AgeList::restored(ages, head.created_revision, head.revision)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_rows() {
+        assert_eq!(head_key(KEY, "a"), b"ka");
+        assert_eq!(piece_key(VALUE_PIECE, "a/b", 258).unwrap(), b"v\0\x03a/b\0\0\x01\x02");
+        let head =
+            KeyV1 { revision: 2, created_revision: 1, content_type: "t", value_bytes: 1, inline: b"x" };
+        let row = codec::encode("key row", &head).unwrap();
+        let mut expected = vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend([1, 0, 0, 0, 0, 0, 0, 0, b't', 1, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([1, 0, 0, 0, 0, 0, 0, 0, b'x']);
+        assert_eq!(row, expected);
+
+        let sealed = seal(b"ka", row.clone());
+        assert_eq!(sealed[sealed.len() - 4..], crc32fast::hash(&[b"ka", &row[..]].concat()).to_le_bytes());
+    }
+
+    #[test]
+    fn a_seal_finds_every_flipped_bit() {
+        let sealed = seal(b"ka", b"some row".to_vec());
+        assert_eq!(unseal(b"ka", &sealed), Some(&b"some row"[..]));
+        assert_eq!(unseal(b"kb", &sealed), None, "the row belongs to another key");
+        for bit in 0..sealed.len() * 8 {
+            let mut damaged = sealed.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(unseal(b"ka", &damaged), None, "bit {bit}");
+        }
+        assert_eq!(unseal(b"ka", b"abc"), None);
+    }
+}

@@ -1,0 +1,281 @@
+//! The state as a stream: how a follower that is far behind gets it.
+//!
+//! A snapshot is written straight from a frozen view, record by record, so the sender needs no
+//! memory for it and no file. The receiver collects the stream in a file, checks all of it, and only
+//! then lets openraft install it.
+//!
+//! Layout: the 8 bytes `HEARTHS` 1, then frames of length:u32, crc32:u32 (both little-endian) and a
+//! record. The first record is [`SnapshotRecordV1::Meta`], the last [`SnapshotRecordV1::End`] with
+//! the number of records and a checksum over all of them, so that a stream that stops early, or
+//! lacks or repeats a frame, is refused.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, RECORD_BYTES_MAX};
+use crate::state::rows::MetaV1;
+use crate::state::{AgeList, Record, State, View};
+use crate::types::StoredMembership;
+
+const MAGIC: &[u8; 8] = b"HEARTHS\x01";
+
+/// Ages that one record carries at most.
+const AGES_PER_RECORD: usize = 64 * 1024;
+
+/// The content of a snapshot, on the side that sends or on the side that received it.
+#[derive(Debug)]
+pub enum SnapshotData {
+    /// A frozen view of this node.
+    View(View),
+    /// A complete stream that a leader sent; deleted when it is dropped.
+    File(ReceivedFile),
+}
+
+/// A file that goes away with its owner.
+#[derive(Debug)]
+pub struct ReceivedFile(pub(crate) PathBuf);
+
+impl Drop for ReceivedFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "cannot remove a received snapshot");
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum SnapshotRecordV1<'a> {
+    Meta(MetaV1),
+    Key {
+        key: &'a str,
+        revision: u64,
+        created_revision: u64,
+        content_type: &'a str,
+        #[serde(with = "serde_bytes")]
+        value: &'a [u8],
+    },
+    /// A part of a list; the parts of one list follow each other.
+    Ages {
+        name: &'a str,
+        revision: u64,
+        created_revision: u64,
+        #[serde(with = "serde_bytes")]
+        ages: &'a [u8],
+    },
+    End {
+        records: u64,
+        checksum: u32,
+    },
+}
+
+/// Writes `state` to `out`.
+///
+/// # Errors
+/// Those of `out`; also when its receiver is gone.
+pub(crate) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
+    out.write_all(MAGIC)?;
+    let mut frames = FrameWriter { out, records: 0, checksum: crc32fast::Hasher::new() };
+    frames.write(&SnapshotRecordV1::Meta(state.into()))?;
+    for (key, record) in &state.keys {
+        frames.write(&SnapshotRecordV1::Key {
+            key,
+            revision: record.revision,
+            created_revision: record.created_revision,
+            content_type: &record.content_type,
+            value: &record.value,
+        })?;
+    }
+    for (name, list) in &state.ages {
+        let mut ages = list.iter();
+        let mut left = list.len();
+        while left > 0 {
+            let part: Vec<u8> = ages.by_ref().take(AGES_PER_RECORD).collect();
+            left -= part.len();
+            frames.write(&SnapshotRecordV1::Ages {
+                name,
+                revision: list.revision(),
+                created_revision: list.created_revision(),
+                ages: &part,
+            })?;
+        }
+    }
+    let (records, checksum) = (frames.records, frames.checksum.clone().finalize());
+    frames.write(&SnapshotRecordV1::End { records, checksum })?;
+    frames.out.flush()
+}
+
+struct FrameWriter<'a, W> {
+    out: &'a mut W,
+    records: u64,
+    checksum: crc32fast::Hasher,
+}
+
+impl<W: Write> FrameWriter<'_, W> {
+    fn write(&mut self, record: &SnapshotRecordV1<'_>) -> io::Result<()> {
+        let body = codec::encode("snapshot record", record)?;
+        let len = u32::try_from(body.len()).map_err(|_| invalid("a record is longer than 4 GiB"))?;
+        self.out.write_all(&len.to_le_bytes())?;
+        self.out.write_all(&crc32fast::hash(&body).to_le_bytes())?;
+        self.out.write_all(&body)?;
+        self.records += 1;
+        self.checksum.update(&body);
+        Ok(())
+    }
+}
+
+/// The state that `data` holds.
+///
+/// # Errors
+/// `InvalidData` naming the offset when the file is damaged or incomplete.
+pub(crate) fn open(data: SnapshotData) -> io::Result<View> {
+    match data {
+        SnapshotData::View(view) => Ok(view),
+        SnapshotData::File(file) => {
+            Ok(Arc::new(read(BufReader::with_capacity(1 << 20, File::open(&file.0)?))?))
+        }
+    }
+}
+
+/// Reads what [`write`] wrote.
+pub(crate) fn read(mut input: impl Read) -> io::Result<State> {
+    let mut magic = [0; 8];
+    input.read_exact(&mut magic)?;
+    if &magic != MAGIC {
+        return Err(invalid("it does not begin like one, or a newer Hearth wrote it"));
+    }
+    let mut offset = MAGIC.len() as u64;
+    let mut records = 0;
+    let mut checksum = crc32fast::Hasher::new();
+    let mut meta: Option<MetaV1> = None;
+    let mut state = State::default();
+    loop {
+        let body = read_frame(&mut input, offset)?;
+        let at = |error: codec::CodecError| invalid(&format!("offset {offset}: {error}"));
+        let record: SnapshotRecordV1<'_> = codec::decode("snapshot record", &body).map_err(at)?;
+        match (record, &meta) {
+            (SnapshotRecordV1::Meta(first), None) => meta = Some(first),
+            (SnapshotRecordV1::Key { key, revision, created_revision, content_type, value }, Some(_)) => {
+                let record = Record {
+                    value: bytes::Bytes::copy_from_slice(value),
+                    content_type: content_type.into(),
+                    revision,
+                    created_revision,
+                };
+                state.restore_key(key.into(), record);
+            }
+            (SnapshotRecordV1::Ages { name, revision, created_revision, ages }, Some(_)) => {
+                restore_ages(&mut state, name, revision, created_revision, ages);
+            }
+            (SnapshotRecordV1::End { records: sent, checksum: sum }, Some(meta)) => {
+                if (sent, sum) != (records, checksum.finalize()) {
+                    return Err(invalid(&format!(
+                        "{records} records where {sent} were sent, or altered ones"
+                    )));
+                }
+                state.clock_ms = meta.clock_ms;
+                state.last_applied = meta.last_applied.map(Into::into);
+                state.membership = Arc::new(StoredMembership::try_from(meta.membership.clone())?);
+                if MetaV1::from(&state) != *meta {
+                    return Err(invalid("its counts do not match its content"));
+                }
+                return Ok(state);
+            }
+            _ => return Err(invalid(&format!("offset {offset}: a record at the wrong place"))),
+        }
+        records += 1;
+        checksum.update(&body);
+        offset += 8 + body.len() as u64;
+    }
+}
+
+fn restore_ages(state: &mut State, name: &str, revision: u64, created_revision: u64, ages: &[u8]) {
+    if let Some(list) = state.ages.get_mut(name) {
+        for age in ages {
+            list.push(*age, revision);
+        }
+        state.data_bytes += ages.len() as u64;
+        return;
+    }
+    let ages = ages.iter().copied().collect();
+    state.restore_ages(name.into(), AgeList::restored(ages, created_revision, revision));
+}
+
+fn read_frame(input: &mut impl Read, offset: u64) -> io::Result<Vec<u8>> {
+    let incomplete = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => invalid(&format!("offset {offset}: it ends too early")),
+        _ => error,
+    };
+    let mut header = [0; 8];
+    input.read_exact(&mut header).map_err(incomplete)?;
+    let [l0, l1, l2, l3, c0, c1, c2, c3] = header;
+    let len = u32::from_le_bytes([l0, l1, l2, l3]);
+    let sum = u32::from_le_bytes([c0, c1, c2, c3]);
+    if u64::from(len) > RECORD_BYTES_MAX {
+        return Err(invalid(&format!("offset {offset}: a record of {len} bytes")));
+    }
+    let mut body = vec![0; len as usize];
+    input.read_exact(&mut body).map_err(incomplete)?;
+    if crc32fast::hash(&body) != sum {
+        return Err(invalid(&format!("offset {offset}: checksum does not match")));
+    }
+    Ok(body)
+}
+
+fn invalid(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("snapshot: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::sample_state;
+
+    fn bytes(state: &State) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(state, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn round_trip() {
+        let state = sample_state();
+        let back = read(&bytes(&state)[..]).unwrap();
+        assert_eq!(bytes(&back), bytes(&state));
+        assert_eq!(back.meta(), state.meta());
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_found() {
+        let good = bytes(&sample_state());
+        for at in 0..good.len() {
+            assert!(read(&good[..at]).is_err(), "cut at {at}");
+            let mut damaged = good.clone();
+            damaged[at] ^= 1 << (at % 8);
+            assert!(read(&damaged[..]).is_err(), "flipped at {at}");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_repeated_frame_is_found() {
+        let good = bytes(&sample_state());
+        let mut frames = Vec::new();
+        let mut at = MAGIC.len();
+        while at < good.len() {
+            let end = at + 8 + u32::from_le_bytes(good[at..at + 4].try_into().unwrap()) as usize;
+            frames.push(&good[at..end]);
+            at = end;
+        }
+        for skipped in 1..frames.len() - 1 {
+            let without: Vec<_> =
+                frames.iter().enumerate().filter(|(i, _)| *i != skipped).map(|(_, f)| *f).collect();
+            assert!(read(&[&MAGIC[..], &without.concat()].concat()[..]).is_err());
+            let mut twice = frames.clone();
+            twice.insert(skipped, frames[skipped]);
+            assert!(read(&[&MAGIC[..], &twice.concat()].concat()[..]).is_err());
+        }
+    }
+}

@@ -1,0 +1,113 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::command::Command;
+use crate::types::Member;
+
+/// Applies `ops` as entries of term 1 from log index 1 on.
+pub(crate) fn state_after(ops: impl IntoIterator<Item = Op>) -> State {
+    let mut state = State::default();
+    for (index, op) in (1..).zip(ops) {
+        apply(&mut state, index, op);
+    }
+    state
+}
+
+pub(crate) fn apply(state: &mut State, index: u64, op: Op) -> Reply {
+    let command = Command::encode(&op).unwrap().stamped(1000 + index);
+    let entry = Entry { log_id: LogId::new_term_index(1, index), payload: EntryPayload::Normal(command) };
+    state.apply(entry).unwrap()
+}
+
+pub(crate) fn put(key: &str, value: &[u8]) -> Op {
+    Op::Put { key: key.into(), value: Bytes::copy_from_slice(value), content_type: "text/plain".into() }
+}
+
+pub(crate) fn age(name: &str, age: u8) -> Op {
+    Op::AgeAppend { name: name.into(), age }
+}
+
+/// A small state with every kind of content.
+pub(crate) fn sample_state() -> State {
+    let mut state = state_after([
+        put("a", b"1"),
+        put("a/b", b""),
+        put("large", &[7; 9000]),
+        age("Lukas", 31),
+        age("Lukas", 32),
+        age("Zoë 🔥", 0),
+    ]);
+    let members = [(1, Member { name: "n1".into(), peer: "localhost:1".into() })];
+    let membership =
+        crate::types::Membership::new(vec![[1].into()], std::collections::BTreeMap::from(members)).unwrap();
+    let entry = Entry { log_id: LogId::new_term_index(1, 7), payload: EntryPayload::Membership(membership) };
+    state.apply(entry).unwrap();
+    state
+}
+
+/// Everything in `state`, a line each, for comparing; values by length and checksum.
+pub(crate) fn content(state: &State) -> Vec<String> {
+    let mut lines = vec![format!("{:?} clock {} bytes {}", state.meta(), state.clock_ms, state.data_bytes)];
+    for (key, record) in &state.keys {
+        let Record { value, content_type, revision, created_revision } = &**record;
+        let (len, sum) = (value.len(), crc32fast::hash(value));
+        lines.push(format!("{key}: {len} bytes {sum:08x} {content_type} {revision} {created_revision}"));
+    }
+    for (name, list) in &state.ages {
+        let ages: Vec<u8> = list.iter().collect();
+        lines.push(format!(
+            "{name}: {} ages {:08x} {:?}",
+            ages.len(),
+            crc32fast::hash(&ages),
+            list.revision()
+        ));
+    }
+    lines
+}
+
+#[test]
+fn puts_and_deletes() {
+    let mut state = State::default();
+    assert_eq!(apply(&mut state, 1, put("k", b"one")), Reply::Written { created: true });
+    assert_eq!(state.data_bytes, 1 + 3 + 10);
+    assert_eq!(apply(&mut state, 2, put("k", b"three")), Reply::Written { created: false });
+    let record = state.keys.get("k").unwrap();
+    assert_eq!((record.revision, record.created_revision), (2, 1));
+    assert_eq!(state.data_bytes, 1 + 5 + 10);
+    assert_eq!(apply(&mut state, 3, Op::Delete { key: "k".into() }), Reply::Deleted { existed: true });
+    assert_eq!(apply(&mut state, 4, Op::Delete { key: "k".into() }), Reply::Deleted { existed: false });
+    assert_eq!((state.data_bytes, state.revision()), (0, 4));
+}
+
+#[test]
+fn ages_keep_their_order() {
+    let mut state = state_after([age("n", 3), age("m", 9), age("n", 1), age("n", 2)]);
+    assert_eq!(state.ages.get("n").unwrap().iter().collect::<Vec<_>>(), [3, 1, 2]);
+    assert_eq!(state.data_bytes, 2 + 4);
+    let gone = Op::AgeDelete { name: "n".into() };
+    assert_eq!(apply(&mut state, 5, gone.clone()), Reply::Deleted { existed: true });
+    assert_eq!(apply(&mut state, 6, gone), Reply::Deleted { existed: false });
+    assert_eq!(state.data_bytes, 2);
+}
+
+#[test]
+fn a_view_is_frozen() {
+    let mut state = state_after([put("k", b"old"), age("n", 1)]);
+    let view: View = Arc::new(state.clone());
+    apply(&mut state, 3, put("k", b"new"));
+    apply(&mut state, 4, age("n", 2));
+    assert_eq!(view.keys.get("k").unwrap().value, "old");
+    assert_eq!(view.ages.get("n").unwrap().len(), 1);
+    assert_eq!(view.revision(), 2);
+}
+
+#[test]
+fn the_clock_never_goes_back() {
+    let mut state = State::default();
+    for (index, clock_ms, expected) in [(1, 50, 50), (2, 20, 50), (3, 51, 51)] {
+        let command = Command::encode(&age("n", 1)).unwrap().stamped(clock_ms);
+        let entry = Entry { log_id: LogId::new_term_index(1, index), payload: EntryPayload::Normal(command) };
+        state.apply(entry).unwrap();
+        assert_eq!(state.clock_ms, expected);
+    }
+}

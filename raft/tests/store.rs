@@ -1,0 +1,129 @@
+//! The store of one node, in process: what survives closing it, and what it refuses.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hearth_raft::{Member, Op, OpenError, Reply, Store, StoreOptions, WriteError};
+use prometheus::Registry;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+fn options(dir: &Path, peer: String) -> StoreOptions {
+    StoreOptions {
+        name: "n1".into(),
+        data_dir: dir.join("data"),
+        initial_cluster: vec![Member { name: "n1".into(), peer }],
+        http_advertise: "127.0.0.1:0".into(),
+        heartbeat_interval: Duration::from_millis(100),
+        election_timeout_min: Duration::from_millis(300),
+        election_timeout_max: Duration::from_millis(600),
+        request_timeout: Duration::from_secs(5),
+        data_bytes_max: 1000,
+        proposals_max: 100,
+        checkpoint_entries: 10,
+        checkpoint_bytes: 1 << 20,
+        checkpoint_interval: Duration::from_secs(60),
+        log_keep_entries: 5,
+    }
+}
+
+/// Opens what was just closed. Tasks of openraft outlive its shutdown by a moment and hold the files;
+/// between processes there is no such moment.
+async fn reopen(dir: &Path) -> (Store, Registry) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match open(dir).await {
+            Ok(opened) => return opened,
+            Err(OpenError::Storage(error))
+                if error.to_string().contains("lock") && Instant::now() < deadline =>
+            {
+                tokio::task::yield_now().await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn open(dir: &Path) -> Result<(Store, Registry), OpenError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = options(dir, listener.local_addr().unwrap().to_string());
+    let registry = Registry::new();
+    Ok((Store::open(options, listener, &registry).await?, registry))
+}
+
+fn put(key: &str, value_bytes: usize) -> Op {
+    Op::Put { key: key.into(), value: vec![b'x'; value_bytes].into(), content_type: String::new() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_writes_survive_closing() {
+    let dir = TempDir::new().unwrap();
+    let mut written = 0;
+    for round in 0..4 {
+        let (store, _) = reopen(dir.path()).await;
+        let view = store.linearizable_view().await.unwrap();
+        assert_eq!(view.ages.get("n").map_or(0, |list| list.len()), written, "round {round}");
+        for _ in 0..23 {
+            let age = Op::AgeAppend { name: "n".into(), age: u8::try_from(written).unwrap() };
+            store.write(&age).await.unwrap();
+            written += 1;
+        }
+        let ages = store.linearizable_view().await.unwrap();
+        let ages: Vec<_> = ages.ages.get("n").unwrap().iter().map(usize::from).collect();
+        assert_eq!(ages, (0..written).collect::<Vec<_>>());
+        store.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_data_limit_stops_growth_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path()).await.unwrap();
+    store.write(&put("a", 400)).await.unwrap();
+    store.write(&put("b", 400)).await.unwrap();
+    let full = store.write(&put("c", 400)).await.unwrap_err();
+    assert_eq!(full, WriteError::StorageFull { data_bytes_max: 1000 });
+    let smaller = store.write(&put("a", 300)).await.unwrap();
+    assert_eq!(smaller.reply, Reply::Written { created: false });
+    let gone = store.write(&Op::Delete { key: "b".into() }).await.unwrap();
+    assert_eq!(gone.reply, Reply::Deleted { existed: true });
+    store.write(&put("c", 400)).await.unwrap();
+    assert!(gone.revision > smaller.revision);
+    store.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_in_use_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path()).await.unwrap();
+    let error = open(dir.path()).await.err().unwrap().to_string();
+    assert!(error.contains("in use by another process"), "{error}");
+    store.shutdown().await;
+}
+
+/// The log shrinks behind checkpoints, and the state is whole again from checkpoint and rest of the
+/// log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_purged_behind_checkpoints() {
+    let dir = TempDir::new().unwrap();
+    let (store, registry) = open(dir.path()).await.unwrap();
+    let purged = |store: &Store| {
+        store.refresh_metrics();
+        let families = registry.gather();
+        let family = families.iter().find(|family| family.name() == "hearth_raft_purged_index").unwrap();
+        family.get_metric()[0].get_gauge().get_value()
+    };
+    let mut writes = 0;
+    while purged(&store) < 300.0 {
+        store.write(&put(&format!("k{}", writes % 7), writes % 50)).await.unwrap();
+        writes += 1;
+        assert!(writes < 100_000, "the log is not purged");
+    }
+    let before = store.linearizable_view().await.unwrap();
+    store.shutdown().await;
+    let (store, _) = reopen(dir.path()).await;
+    let after = store.linearizable_view().await.unwrap();
+    assert!(before.keys.iter().eq(after.keys.iter()));
+    assert_eq!(before.data_bytes, after.data_bytes);
+    store.shutdown().await;
+}
