@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder, Url};
 use serde_json::{Value, json};
@@ -57,17 +58,6 @@ impl Reply {
     }
 }
 
-/// One item of a key listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// The key.
-    pub key: String,
-    /// The log index that last wrote it.
-    pub revision: u64,
-    /// Its value in base64, as listed.
-    pub value: String,
-}
-
 /// Talks to one node.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -91,9 +81,9 @@ impl Client {
     #[must_use]
     pub fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.base.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.clear().extend(segments);
-        }
+        // Not by `path_segments_mut`: it leaves out tabs and newlines.
+        let parts = segments.iter().map(|segment| utf8_percent_encode(segment, NON_ALPHANUMERIC).to_string());
+        url.set_path(&parts.collect::<Vec<_>>().join("/"));
         url
     }
 
@@ -161,45 +151,25 @@ impl Client {
     /// # Errors
     /// When the answer is neither 200 nor 404.
     pub async fn key(&self, key: &str) -> Result<Option<String>> {
-        let reply = self.send(Method::GET, self.key_url(key)).await.context("GET a key")?;
+        self.key_at(self.key_url(key)).await
+    }
+
+    /// A key's value as this node itself holds it (`consistency=local`); `None` when there is none.
+    ///
+    /// # Errors
+    /// When the answer is neither 200 nor 404.
+    pub async fn key_local(&self, key: &str) -> Result<Option<String>> {
+        let mut url = self.key_url(key);
+        url.set_query(Some("consistency=local"));
+        self.key_at(url).await
+    }
+
+    async fn key_at(&self, url: Url) -> Result<Option<String>> {
+        let reply = self.send(Method::GET, url.clone()).await.with_context(|| format!("GET {url}"))?;
         match reply.status {
             200 => Ok(Some(reply.text())),
             404 => Ok(None),
-            status => anyhow::bail!("GET {key}: {status} {}", reply.text()),
-        }
-    }
-
-    /// All keys with `prefix` and their values as this node itself holds them
-    /// (`consistency=local`), page by page.
-    ///
-    /// # Errors
-    /// When a page is not what the API promises.
-    pub async fn list_local(&self, prefix: &str) -> Result<Vec<Item>> {
-        let mut items: Vec<Item> = Vec::new();
-        loop {
-            let mut url = self.url(&["v1", "kv"]);
-            url.query_pairs_mut().extend_pairs([
-                ("prefix", prefix),
-                ("values", "true"),
-                ("limit", "1000"),
-                ("consistency", "local"),
-            ]);
-            if let Some(last) = items.last() {
-                url.query_pairs_mut().append_pair("after", &last.key);
-            }
-            let reply = self.send(Method::GET, url).await.context("GET /v1/kv")?;
-            ensure!(reply.status == 200, "GET /v1/kv: {} {}", reply.status, reply.text());
-            let page = reply.json()?;
-            for item in page["items"].as_array().context("items")? {
-                items.push(Item {
-                    key: item["key"].as_str().context("key")?.to_owned(),
-                    revision: item["revision"].as_u64().context("revision")?,
-                    value: item["value"].as_str().context("value")?.to_owned(),
-                });
-            }
-            if page["next"].is_null() {
-                return Ok(items);
-            }
+            status => anyhow::bail!("GET {url}: {status} {}", reply.text()),
         }
     }
 
@@ -265,7 +235,7 @@ mod tests {
     #[test]
     fn url_encodes_each_segment_once() {
         let client = Client::new(SocketAddr::from(([127, 0, 0, 1], 80))).unwrap();
-        assert_eq!(client.url(&["age", "a/b %'?"]).as_str(), "http://127.0.0.1/age/a%2Fb%20%25'%3F");
+        assert_eq!(client.url(&["age", "a/b %'\t"]).as_str(), "http://127.0.0.1/age/a%2Fb%20%25%27%09");
         assert_eq!(client.key_url("a/b c").as_str(), "http://127.0.0.1/v1/kv/a/b%20c");
     }
 }
