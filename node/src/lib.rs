@@ -1,3 +1,4 @@
 //! The Hearth node.
 
+pub mod compute;
 pub mod dev;
