@@ -496,7 +496,7 @@ impl Store {
     }
 
     /// Resolves when the local Raft cannot go on, with the reason. A node must stop then: its disk
-    /// failed, or worse. Never resolves after [`Store::shutdown`].
+    /// failed, or worse. Never resolves after [`Store::close`].
     pub async fn failed(&self) -> String {
         let mut metrics = self.raft.metrics();
         loop {
@@ -525,10 +525,14 @@ impl Store {
         self.gauges.disk_free_bytes.set(i64::try_from(self.disk_free_bytes()).unwrap_or(i64::MAX));
     }
 
-    /// Stops in order: leadership goes to another voter, the state is checkpointed so that the next
-    /// start is short, and everything is closed.
-    pub async fn shutdown(self) {
-        self.hand_over().await;
+    /// The leader's name, when one is known.
+    pub fn leader_name(&self) -> Option<String> {
+        self.routes.leadership.borrow().leader.as_ref().map(|(_, member)| member.name.clone())
+    }
+
+    /// Stops: checkpoints the state, so that the next start is short, and closes everything. To be
+    /// called after [`Store::hand_over`] and after the last request was answered.
+    pub async fn close(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
@@ -543,7 +547,7 @@ impl Store {
     }
 
     /// If this node leads: asks the voter that is furthest to take over, and waits for it, bounded.
-    async fn hand_over(&self) {
+    pub async fn hand_over(&self) {
         let metrics: RaftMetrics<TypeConfig> = self.raft.metrics().borrow_watched().clone();
         let Some(replication) = metrics.replication.filter(|_| self.routes.leadership.borrow().here) else {
             return;

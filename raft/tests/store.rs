@@ -1,5 +1,7 @@
 //! The store of one node, in process: what survives closing it, and what it refuses.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,11 @@ fn options(dir: &Path, peer: String) -> StoreOptions {
         checkpoint_interval: Duration::from_secs(60),
         log_keep_entries: 5,
     }
+}
+
+async fn close(store: Store) {
+    store.hand_over().await;
+    store.close().await;
 }
 
 /// Opens what was just closed. Tasks of openraft outlive its shutdown by a moment and hold the files;
@@ -71,7 +78,7 @@ async fn acknowledged_writes_survive_closing() {
         let ages = store.linearizable_view().await.unwrap();
         let ages: Vec<_> = ages.ages.get("n").unwrap().iter().map(usize::from).collect();
         assert_eq!(ages, (0..written).collect::<Vec<_>>());
-        store.shutdown().await;
+        close(store).await;
     }
 }
 
@@ -89,7 +96,7 @@ async fn the_data_limit_stops_growth_and_nothing_else() {
     assert_eq!(gone.reply, Reply::Deleted { existed: true });
     store.write(&put("c", 400)).await.unwrap();
     assert!(gone.revision > smaller.revision);
-    store.shutdown().await;
+    close(store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,7 +105,7 @@ async fn a_directory_in_use_is_refused() {
     let (store, _) = open(dir.path()).await.unwrap();
     let error = open(dir.path()).await.err().unwrap().to_string();
     assert!(error.contains("in use by another process"), "{error}");
-    store.shutdown().await;
+    close(store).await;
 }
 
 /// The log shrinks behind checkpoints, and the state is whole again from checkpoint and rest of the
@@ -120,10 +127,10 @@ async fn the_log_is_purged_behind_checkpoints() {
         assert!(writes < 100_000, "the log is not purged");
     }
     let before = store.linearizable_view().await.unwrap();
-    store.shutdown().await;
+    close(store).await;
     let (store, _) = reopen(dir.path()).await;
     let after = store.linearizable_view().await.unwrap();
     assert!(before.keys.iter().eq(after.keys.iter()));
     assert_eq!(before.data_bytes, after.data_bytes);
-    store.shutdown().await;
+    close(store).await;
 }

@@ -1,0 +1,324 @@
+//! Every key, with its default, its unit and what it is for.
+
+use std::fmt;
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use hearth_monitoring::logs::LogFormat;
+use hearth_raft::Member;
+
+/// The keys of a node. Durations are written `500ms` or `5s`, sizes `64MiB` or plain bytes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Settings {
+    /// Unique name of this node
+    #[arg(long, env = "HEARTH_NAME", default_value = "n1", value_parser = name)]
+    pub name: String,
+    /// Directory for everything this node keeps
+    #[arg(long, env = "HEARTH_DATA_DIR", default_value = "./hearth-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Where clients connect
+    #[arg(long, env = "HEARTH_HTTP_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT", value_parser = address)]
+    pub http_listen: String,
+    /// How others are told to reach http_listen [default: http_listen]
+    #[arg(long, env = "HEARTH_HTTP_ADVERTISE", value_name = "HOST:PORT", value_parser = address)]
+    pub http_advertise: Option<String>,
+    /// Where the other nodes connect
+    #[arg(long, env = "HEARTH_PEER_LISTEN", default_value = "127.0.0.1:7080", value_name = "HOST:PORT", value_parser = address)]
+    pub peer_listen: String,
+    /// How the other nodes reach peer_listen [default: as initial_cluster says, else peer_listen]
+    #[arg(long, env = "HEARTH_PEER_ADVERTISE", value_name = "HOST:PORT", value_parser = address)]
+    pub peer_advertise: Option<String>,
+    /// The members that an empty node forms a cluster with, itself included; the same on every one
+    /// of them, in any order [default: this node alone]
+    #[arg(long, env = "HEARTH_INITIAL_CLUSTER", value_name = "NAME=HOST:PORT,…")]
+    pub initial_cluster: Option<InitialCluster>,
+    /// How long a request may take at the store before it is answered with an error
+    #[arg(long, env = "HEARTH_REQUEST_TIMEOUT", default_value = "5s", value_name = "TIME", value_parser = duration)]
+    pub request_timeout: Duration,
+    /// How long requests in progress may take at a stop
+    #[arg(long, env = "HEARTH_STOP_TIMEOUT", default_value = "10s", value_name = "TIME", value_parser = duration)]
+    pub stop_timeout: Duration,
+    /// Client connections open at once; further ones wait to be accepted
+    #[arg(long, env = "HEARTH_HTTP_CONNECTIONS_MAX", default_value_t = 20_000, value_name = "N")]
+    pub http_connections_max: usize,
+    /// How long a client may take to send the head of a request
+    #[arg(long, env = "HEARTH_HTTP_HEADER_TIMEOUT", default_value = "10s", value_name = "TIME", value_parser = duration)]
+    pub http_header_timeout: Duration,
+    /// Allow listening on other than loopback addresses without TLS
+    #[arg(long, env = "HEARTH_INSECURE")]
+    pub insecure: bool,
+    /// Allow listening on other than loopback addresses without authentication
+    #[arg(long, env = "HEARTH_NO_AUTH")]
+    pub no_auth: bool,
+
+    /// Least severe log lines to keep: error, warn, info, debug, trace, or directives for targets
+    #[arg(long, env = "HEARTH_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// Form of the log on standard output: text or json
+    #[arg(long, env = "HEARTH_LOG_FORMAT", default_value = "text", value_name = "FORMAT", value_parser = log_format)]
+    pub log_format: LogFormat,
+    /// Directory for log files, JSON lines, one a day [default: no files]
+    #[arg(long, env = "HEARTH_LOG_DIR", value_name = "DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Log files to keep
+    #[arg(long, env = "HEARTH_LOG_FILES_MAX", default_value_t = 7, value_name = "N")]
+    pub log_files_max: usize,
+    /// Log lines that may wait to be written; further ones are dropped and counted
+    #[arg(long, env = "HEARTH_LOG_LINES_MAX", default_value_t = 16_384, value_name = "N")]
+    pub log_lines_max: usize,
+    /// A request that takes longer is logged as a warning
+    #[arg(long, env = "HEARTH_LOG_SLOW_REQUEST", default_value = "1s", value_name = "TIME", value_parser = duration)]
+    pub log_slow_request: Duration,
+
+    /// How often a leader sends a heartbeat
+    #[arg(long, env = "HEARTH_RAFT_HEARTBEAT_INTERVAL", default_value = "100ms", value_name = "TIME", value_parser = duration)]
+    pub raft_heartbeat_interval: Duration,
+    /// Shortest election timeout
+    #[arg(long, env = "HEARTH_RAFT_ELECTION_TIMEOUT_MIN", default_value = "300ms", value_name = "TIME", value_parser = duration)]
+    pub raft_election_timeout_min: Duration,
+    /// Longest election timeout, and how long followers stay loyal to a silent leader before an
+    /// election timeout begins: a leader is replaced after the sum of both
+    #[arg(long, env = "HEARTH_RAFT_ELECTION_TIMEOUT_MAX", default_value = "600ms", value_name = "TIME", value_parser = duration)]
+    pub raft_election_timeout_max: Duration,
+    /// Log entries kept behind a checkpoint, for followers that were away for a short time
+    #[arg(long, env = "HEARTH_RAFT_LOG_KEEP_ENTRIES", default_value_t = 10_000, value_name = "N")]
+    pub raft_log_keep_entries: u64,
+    /// Writes that a leader works on at once; further ones are refused as overloaded
+    #[arg(long, env = "HEARTH_RAFT_PROPOSALS_MAX", default_value_t = 16_384, value_name = "N")]
+    pub raft_proposals_max: usize,
+
+    /// Bytes of keys, values, names and ages that the store may hold; it has to fit in memory
+    #[arg(long, env = "HEARTH_STORAGE_DATA_BYTES_MAX", default_value = "4GiB", value_name = "SIZE", value_parser = size)]
+    pub storage_data_bytes_max: ByteSize,
+    /// Log entries after which the state is written to disk and the log can shrink
+    #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_ENTRIES", default_value_t = 50_000, value_name = "N")]
+    pub storage_checkpoint_entries: u64,
+    /// The same, in bytes of log
+    #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_BYTES", default_value = "64MiB", value_name = "SIZE", value_parser = size)]
+    pub storage_checkpoint_bytes: ByteSize,
+    /// Time after which any change is written to disk as a checkpoint
+    #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_INTERVAL", default_value = "60s", value_name = "TIME", value_parser = duration)]
+    pub storage_checkpoint_interval: Duration,
+
+    /// Threads that compute /cpu
+    #[arg(long, env = "HEARTH_COMPUTE_CPU_THREADS", default_value_t = default_threads(), value_name = "N")]
+    pub compute_cpu_threads: usize,
+    /// Answers of /cpu that may be computed or waited for at once; further requests get 429
+    #[arg(long, env = "HEARTH_COMPUTE_CPU_WAITING_MAX", default_value_t = 1024, value_name = "N")]
+    pub compute_cpu_waiting_max: usize,
+    /// Absolute path of what /local_program runs [default: the shipped very_important_value]
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_PATH", value_name = "FILE")]
+    pub compute_local_program_path: Option<PathBuf>,
+    /// Its arguments; give the key once for each
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_ARGS", value_name = "ARG", allow_hyphen_values = true)]
+    pub compute_local_program_args: Vec<String>,
+    /// Its environment, which is empty otherwise; give the key once for each variable
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_ENV", value_name = "NAME=VALUE", value_parser = variable)]
+    pub compute_local_program_env: Vec<Variable>,
+    /// Its working directory
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_WORKING_DIR", default_value = "/", value_name = "DIR")]
+    pub compute_local_program_working_dir: PathBuf,
+    /// How long it may run; then it is killed with everything it started
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_TIMEOUT", default_value = "10s", value_name = "TIME", value_parser = duration)]
+    pub compute_local_program_timeout: Duration,
+    /// How many may run at once
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_RUNNING_MAX", default_value_t = 64, value_name = "N")]
+    pub compute_local_program_running_max: usize,
+    /// How many requests may wait for it; further ones get 429
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_WAITING_MAX", default_value_t = 256, value_name = "N")]
+    pub compute_local_program_waiting_max: usize,
+    /// Bytes of output that are read and thrown away before it is killed for flooding
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_OUTPUT_BYTES_MAX", default_value = "64KiB", value_name = "SIZE", value_parser = size)]
+    pub compute_local_program_output_bytes_max: ByteSize,
+}
+
+/// `NAME=VALUE` of an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variable {
+    /// Before the first `=`.
+    pub name: String,
+    /// After it.
+    pub value: String,
+}
+
+/// The value of `initial_cluster`: names and peer addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitialCluster(pub Vec<Member>);
+
+impl FromStr for InitialCluster {
+    type Err = String;
+
+    fn from_str(list: &str) -> Result<Self, String> {
+        let member = |item: &str| {
+            let (name_part, peer) =
+                item.split_once('=').ok_or_else(|| format!("{item:?} is not NAME=HOST:PORT"))?;
+            Ok(Member { name: name(name_part.trim())?, peer: address(peer.trim())? })
+        };
+        let members: Vec<Member> = list.split(',').map(member).collect::<Result<_, String>>()?;
+        for (position, member) in members.iter().enumerate() {
+            if members[..position].iter().any(|other| other.name == member.name) {
+                return Err(format!("{} is listed twice", member.name));
+            }
+            if let Some(other) = members[..position].iter().find(|other| other.peer == member.peer) {
+                return Err(format!("{} and {} have the same address", other.name, member.name));
+            }
+        }
+        Ok(Self(members))
+    }
+}
+
+impl fmt::Display for InitialCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let items: Vec<String> =
+            self.0.iter().map(|member| format!("{}={}", member.name, member.peer)).collect();
+        f.write_str(&items.join(","))
+    }
+}
+
+impl Settings {
+    /// What no single key can check. The text names the key.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let least = [
+            ("request_timeout", self.request_timeout),
+            ("http_header_timeout", self.http_header_timeout),
+            ("storage.checkpoint_interval", self.storage_checkpoint_interval),
+            ("compute.local_program.timeout", self.compute_local_program_timeout),
+        ];
+        for (key, value) in least {
+            if value < Duration::from_millis(10) {
+                return Err(format!("{key}: {value:?} is less than 10ms"));
+            }
+        }
+        let positive = [
+            ("http_connections_max", self.http_connections_max as u64),
+            ("log.files_max", self.log_files_max as u64),
+            ("log.lines_max", self.log_lines_max as u64),
+            ("raft.proposals_max", self.raft_proposals_max as u64),
+            ("storage.checkpoint_entries", self.storage_checkpoint_entries),
+            ("storage.checkpoint_bytes", self.storage_checkpoint_bytes.as_u64()),
+            ("compute.cpu.threads", self.compute_cpu_threads as u64),
+            ("compute.cpu.waiting_max", self.compute_cpu_waiting_max as u64),
+        ];
+        for (key, value) in positive {
+            if value == 0 {
+                return Err(format!("{key}: must be at least 1"));
+            }
+        }
+        let (min, max) = (self.raft_election_timeout_min, self.raft_election_timeout_max);
+        if self.raft_heartbeat_interval < Duration::from_millis(10) || self.raft_heartbeat_interval * 2 > min
+        {
+            return Err(format!(
+                "raft.heartbeat_interval: {:?} is not between 10ms and half of raft.election_timeout_min, {min:?}",
+                self.raft_heartbeat_interval
+            ));
+        }
+        if min >= max {
+            return Err(format!(
+                "raft.election_timeout_max: {max:?} is not above raft.election_timeout_min, {min:?}"
+            ));
+        }
+        if let Some(listed) = self.listed() {
+            if listed.name != self.name {
+                return Err(format!("initial_cluster: it does not list this node, {}", self.name));
+            }
+            if self.peer_advertise.as_ref().is_some_and(|advertised| *advertised != listed.peer) {
+                return Err(format!("peer_advertise: initial_cluster has {} for this node", listed.peer));
+            }
+        }
+        for (key, listen) in [("http_listen", &self.http_listen), ("peer_listen", &self.peer_listen)] {
+            self.check_exposure(key, listen)?;
+        }
+        Ok(())
+    }
+
+    /// This node's entry in `initial_cluster`; the first one when it is missing there.
+    fn listed(&self) -> Option<&Member> {
+        let members = &self.initial_cluster.as_ref()?.0;
+        members.iter().find(|member| member.name == self.name).or(members.first())
+    }
+
+    /// Loopback without authentication is the only open default.
+    fn check_exposure(&self, key: &str, listen: &str) -> Result<(), String> {
+        let mut addresses = listen.to_socket_addrs().map_err(|error| format!("{key}: {listen}: {error}"))?;
+        if addresses.all(|address| address.ip().is_loopback()) {
+            return Ok(());
+        }
+        let mut missing = Vec::new();
+        if !self.insecure {
+            missing.push("insecure (there is no TLS yet)");
+        }
+        if !self.no_auth {
+            missing.push("no_auth (there are no tokens yet)");
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "{key}: {listen} is reachable from outside this machine; if that is meant, set {}",
+            missing.join(" and ")
+        ))
+    }
+
+    /// The members that an empty node forms a cluster with.
+    pub fn initial_members(&self) -> Vec<Member> {
+        match &self.initial_cluster {
+            Some(list) => list.0.clone(),
+            None => vec![Member {
+                name: self.name.clone(),
+                peer: self.peer_advertise.clone().unwrap_or_else(|| self.peer_listen.clone()),
+            }],
+        }
+    }
+}
+
+/// 1..=64 of letters, digits, dot, dash, underscore: fit for lists, labels and file names.
+fn name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if (1..=64).contains(&text.len()) && text.chars().all(fits) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not 1 to 64 letters, digits, dots, dashes and underscores"))
+}
+
+/// `host:port` with a host name, an IPv4 address, or an IPv6 address in brackets.
+fn address(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is not HOST:PORT (an IPv6 address goes in brackets)");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || port.parse::<u16>().is_err() || (host.contains(':') && !bracketed) {
+        return Err(wrong());
+    }
+    Ok(text.to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 500ms or 5s"))
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|error| format!("{error}; write it like 64MiB, or as plain bytes"))
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("must be text or json".to_owned()),
+    }
+}
+
+fn variable(text: &str) -> Result<Variable, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => {
+            Ok(Variable { name: name.to_owned(), value: value.to_owned() })
+        }
+        _ => Err("must be NAME=VALUE".to_owned()),
+    }
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

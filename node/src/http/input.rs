@@ -1,0 +1,180 @@
+//! Reading what clients send: path segments, query parameters, bodies. Everything is bounded, and
+//! every error names the field and the limit.
+
+use axum::body::{Body, Bytes};
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, Uri};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use percent_encoding::percent_decode_str;
+
+use crate::http::problem::{Code, Problem};
+
+/// Bytes of a key.
+pub(crate) const KEY_BYTES_MAX: usize = 1024;
+/// Bytes of a value.
+pub(crate) const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a name.
+pub(crate) const NAME_BYTES_MAX: usize = 256;
+/// Bytes of a JSON body; a name of 256 bytes takes at most six times that, escaped.
+pub(crate) const JSON_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a media type.
+pub(crate) const CONTENT_TYPE_BYTES_MAX: usize = 256;
+
+/// What a read promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consistency {
+    /// Includes every write acknowledged before the read began.
+    Linearizable,
+    /// What this node has applied.
+    Local,
+}
+
+impl Consistency {
+    /// From `?consistency=`; linearizable when it is absent. No other parameter is known.
+    pub(crate) fn from_query(uri: &Uri) -> Result<Self, Problem> {
+        let mut consistency = Self::Linearizable;
+        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            consistency = match pair.split_once('=').unwrap_or((pair, "")) {
+                ("consistency", "linearizable") => Self::Linearizable,
+                ("consistency", "local") => Self::Local,
+                ("consistency", other) => {
+                    let detail = format!("consistency: {other:?} is neither linearizable nor local");
+                    return Err(Problem::new(Code::InvalidParameter, detail));
+                }
+                (other, _) => {
+                    return Err(Problem::new(Code::InvalidParameter, format!("{other}: not known here")));
+                }
+            };
+        }
+        Ok(consistency)
+    }
+}
+
+/// Refuses any query: a misspelt parameter must not pass as if it had worked.
+pub(crate) fn no_query(uri: &Uri) -> Result<(), Problem> {
+    match uri.query() {
+        None | Some("") => Ok(()),
+        Some(query) => {
+            Err(Problem::new(Code::InvalidParameter, format!("{query}: no parameter is known here")))
+        }
+    }
+}
+
+/// The key in a path, whatever follows `/v1/kv/`, percent-decoded.
+pub(crate) fn key(uri: &Uri) -> Result<String, Problem> {
+    let key = decoded("key", Code::InvalidKey, uri, "/v1/kv/")?;
+    if key.len() > KEY_BYTES_MAX {
+        let detail = format!("key: {} bytes, more than {KEY_BYTES_MAX}", key.len());
+        return Err(Problem::new(Code::KeyTooLong, detail));
+    }
+    Ok(key)
+}
+
+/// The name in a path, whatever follows `/age/`, percent-decoded.
+pub(crate) fn name(uri: &Uri) -> Result<String, Problem> {
+    checked_name(decoded("name", Code::InvalidName, uri, "/age/")?)
+}
+
+/// A name of 1 to [`NAME_BYTES_MAX`] bytes.
+pub(crate) fn checked_name(name: String) -> Result<String, Problem> {
+    if (1..=NAME_BYTES_MAX).contains(&name.len()) {
+        return Ok(name);
+    }
+    let detail = format!("name: {} bytes, not 1 to {NAME_BYTES_MAX}", name.len());
+    Err(Problem::new(Code::InvalidName, detail))
+}
+
+fn decoded(field: &str, code: Code, uri: &Uri, prefix: &str) -> Result<String, Problem> {
+    let raw = uri.path().strip_prefix(prefix).unwrap_or_default();
+    // A percent sign without two hex digits would be taken literally: refuse it instead.
+    let mut rest = raw.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
+        if !rest.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) {
+            return Err(Problem::new(code, format!("{field}: a % without two hexadecimal digits")));
+        }
+        rest = &rest[at + 3..];
+    }
+    match percent_decode_str(raw).decode_utf8() {
+        Ok(text) if text.is_empty() => Err(Problem::new(code, format!("{field}: empty"))),
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(Problem::new(code, format!("{field}: not UTF-8"))),
+    }
+}
+
+/// The whole body, when it has at most `bytes_max`; more is not read.
+pub(crate) async fn body(
+    field: &str,
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+) -> Result<Bytes, Problem> {
+    let too_large = |bytes: &str| {
+        Problem::new(Code::BodyTooLarge, format!("{field}: {bytes} bytes, more than {bytes_max}"))
+    };
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if let Some(announced) = announced.filter(|announced| *announced > bytes_max as u64) {
+        return Err(too_large(&announced.to_string()));
+    }
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large("too many")),
+        Err(error) => Err(Problem::new(Code::InvalidBody, format!("{field}: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn detail(result: Result<String, Problem>) -> String {
+        match result {
+            Ok(text) => text,
+            Err(problem) => format!("{problem:?}"),
+        }
+    }
+
+    #[test]
+    fn keys_and_names() {
+        let long = "x".repeat(1025);
+        let cases = [
+            ("/v1/kv/a/b", "a/b"),
+            ("/v1/kv/%2Fa%2f/", "/a//"),
+            ("/v1/kv//a", "/a"),
+            ("/v1/kv/%F0%9F%94%A5+%20", "🔥+ "),
+            ("/v1/kv/..%2F..", "../.."),
+            ("/v1/kv/%zz", "key: a % without two"),
+            ("/v1/kv/a%", "key: a % without two"),
+            ("/v1/kv/%ff", "key: not UTF-8"),
+        ];
+        for (path, expected) in cases {
+            let got = detail(key(&path.parse().unwrap()));
+            assert!(got == expected || got.contains(expected) && got.contains("InvalidKey"), "{path}: {got}");
+        }
+        let got = detail(key(&format!("/v1/kv/{long}").parse().unwrap()));
+        assert!(got.contains("key: 1025 bytes, more than 1024"), "{got}");
+        assert_eq!(detail(name(&"/age/O'Brien%22;--".parse().unwrap())), "O'Brien\";--");
+        let got = detail(name(&format!("/age/{}", "é".repeat(129)).parse().unwrap_or_default()));
+        assert!(got.contains("name: "), "{got}");
+    }
+
+    #[test]
+    fn parameters() {
+        let cases = [
+            ("/k", Ok(Consistency::Linearizable)),
+            ("/k?", Ok(Consistency::Linearizable)),
+            ("/k?consistency=local", Ok(Consistency::Local)),
+            ("/k?consistency=Local", Err("consistency: \\\"Local\\\" is neither")),
+            ("/k?consistancy=local", Err("consistancy: not known here")),
+        ];
+        for (uri, expected) in cases {
+            let got = Consistency::from_query(&uri.parse().unwrap());
+            match (got, expected) {
+                (Ok(got), Ok(expected)) => assert_eq!(got, expected),
+                (Err(problem), Err(expected)) => {
+                    assert!(format!("{problem:?}").contains(expected), "{problem:?}")
+                }
+                (got, _) => panic!("{uri}: {got:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The life of a node: bind, serve, open the store, run, stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use hearth_monitoring::logs::{self, LogConfig};
+use hearth_monitoring::registry;
+use hearth_raft::{Store, StoreOptions};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::Settings;
+use crate::http::{self, App, Compute};
+
+/// Runs a node until it is told to stop, or cannot go on.
+///
+/// Success after SIGTERM or SIGINT; failure when the store fails while the node runs.
+///
+/// # Errors
+/// What keeps the node from starting, as one line that names the key to change. Nothing is changed
+/// on disk then.
+pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+    let log_guard = logs::init(&log_config(&settings))?;
+    let registry = registry::registry(env!("CARGO_PKG_VERSION"), &settings.name)?;
+    log_guard.register(&registry)?;
+
+    let http_listener = bind("http_listen", &settings.http_listen).await?;
+    let peer_listener = bind("peer_listen", &settings.peer_listen).await?;
+    let http_address = http_listener.local_addr()?;
+    let compute = Compute::new(&settings, &registry)?;
+    let app = App::new(settings.name.clone(), compute, registry.clone(), settings.log_slow_request)?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    let (stop, stopped) = watch::channel(false);
+    let limits = http::server::Limits {
+        connections_max: settings.http_connections_max,
+        header_timeout: settings.http_header_timeout,
+    };
+    let serving =
+        tokio::spawn(http::server::serve(http_listener, http::router(Arc::clone(&app)), limits, stopped));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), http = %http_address, "hearthd is starting");
+
+    let http_advertise = settings.http_advertise.clone().unwrap_or_else(|| http_address.to_string());
+    let store = tokio::select! {
+        opened = Store::open(store_options(&settings, http_advertise), peer_listener, &registry) => Arc::new(opened?),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    if app.store.set(Arc::clone(&store)).is_err() {
+        anyhow::bail!("the store was opened twice");
+    }
+    let identity = store.identity();
+    tracing::info!(
+        cluster_id = format!("{:032x}", identity.cluster_id),
+        node_id = identity.node_id,
+        "the store is open"
+    );
+
+    let code = tokio::select! {
+        _ = interrupt.recv() => ExitCode::SUCCESS,
+        _ = terminate.recv() => ExitCode::SUCCESS,
+        reason = store.failed() => {
+            tracing::error!(reason, "the store failed; this node stops");
+            ExitCode::FAILURE
+        }
+    };
+    app.stopping.store(true, Ordering::Relaxed);
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    store.hand_over().await;
+    if tokio::time::timeout(settings.stop_timeout, serving).await.is_err() {
+        tracing::warn!("requests are still in progress after stop_timeout; they are cut off");
+    }
+    store.close().await;
+    tracing::info!("stopped");
+    Ok(code)
+}
+
+async fn bind(key: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{key} {address}"))
+}
+
+fn log_config(settings: &Settings) -> LogConfig {
+    LogConfig {
+        level: log_directives(&settings.log_level),
+        format: settings.log_format,
+        dir: settings.log_dir.clone(),
+        files_max: settings.log_files_max,
+        lines_max: settings.log_lines_max,
+        node: settings.name.clone(),
+        colour: std::io::IsTerminal::is_terminal(&std::io::stdout())
+            && std::env::var_os("NO_COLOR").is_none(),
+    }
+}
+
+/// A bare level means Hearth's own lines; libraries then only speak up when something is wrong.
+/// Anything else is taken as directives, as it is.
+fn log_directives(level: &str) -> String {
+    match level.parse::<tracing::Level>() {
+        Ok(_) => format!("warn,hearth_node={level},hearth_raft={level},hearth_monitoring={level}"),
+        Err(_) => level.to_owned(),
+    }
+}
+
+fn store_options(settings: &Settings, http_advertise: String) -> StoreOptions {
+    StoreOptions {
+        name: settings.name.clone(),
+        data_dir: PathBuf::from(&settings.data_dir),
+        initial_cluster: settings.initial_members(),
+        http_advertise,
+        heartbeat_interval: settings.raft_heartbeat_interval,
+        election_timeout_min: settings.raft_election_timeout_min,
+        election_timeout_max: settings.raft_election_timeout_max,
+        request_timeout: settings.request_timeout,
+        data_bytes_max: settings.storage_data_bytes_max.as_u64(),
+        proposals_max: settings.raft_proposals_max,
+        checkpoint_entries: settings.storage_checkpoint_entries,
+        checkpoint_bytes: settings.storage_checkpoint_bytes.as_u64(),
+        checkpoint_interval: settings.storage_checkpoint_interval,
+        log_keep_entries: settings.raft_log_keep_entries,
+    }
+}
