@@ -648,6 +648,10 @@ fn raft_config(options: &StoreOptions) -> Result<openraft::Config, openraft::Con
         election_timeout_min: ms(options.election_timeout_min),
         election_timeout_max: ms(options.election_timeout_max),
         enable_pre_vote: Some(true),
+        // On by default, and wrong with a log that replicates before its own fsync returned: a
+        // leader that is killed and back at once would go on in its term without the tail that it
+        // lost, and write other entries under log ids that the followers already acknowledged.
+        enable_leader_restore: Some(false),
         // Bytes bound a message before this does, see `LogOptions::read_bytes_max`.
         max_payload_entries: 4096,
         // Only the lack of log sends a snapshot, never a mere distance.
