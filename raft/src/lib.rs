@@ -1,12 +1,12 @@
 //! The replicated store: Raft over TCP, a log on disk, the state in memory and at rest in sled.
 //!
-//! **Idea.** openraft decides; this crate gives it a log with group commit ([`log`]), a state machine
-//! over immutable maps ([`state`]) and a network with a connection for each purpose ([`peer`]).
+//! **Idea.** openraft decides; this crate gives it a log with group commit (`log`), a state machine
+//! over immutable maps (`state`) and a network with a connection for each purpose (`peer`).
 //! [`Store`] is what the rest of the node sees.
 //!
 //! **The way of a write.** [`Store::write`] encodes the command once and finds the leader: here, or
 //! over the forwarding connection. The leader stamps it with its clock and proposes it
-//! ([`local`]). openraft appends it; the log's fdatasync here and the followers' overlap. Once a
+//! (`local`). openraft appends it; the log's fdatasync here and the followers' overlap. Once a
 //! majority has it on disk, every node applies it, publishes a view, and the leader answers.
 //!
 //! **The way of a read.** [`Store::linearizable_view`] asks the leader for a read index, together

@@ -67,7 +67,7 @@ pub enum LocalProgramError {
     Lost(#[source] io::Error),
 }
 
-/// Why a [`LocalProgram`] cannot be made.
+/// Why a [`super::LocalProgram`] cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalProgramSetupError {
     /// A configuration key has a value that cannot be used.
