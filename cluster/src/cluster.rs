@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -83,13 +83,13 @@ impl Node {
         }
     }
 
+    /// How its process ended by itself, if it did.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(|process| process.exit_status().ok().flatten())
+    }
+
     /// Whether `/readyz` answers 200; else what it answers.
-    async fn ready(&mut self) -> Result<(), String> {
-        if let Some(process) = &mut self.process
-            && let Ok(Some(status)) = process.exit_status()
-        {
-            return Err(format!("{} ended with {status}", self.name));
-        }
+    async fn ready(&self) -> Result<(), String> {
         match self.client.get("readyz").await {
             Ok(reply) if reply.status == 200 => Ok(()),
             Ok(reply) => Err(format!("{}: {} {}", self.name, reply.status, reply.text())),
@@ -266,16 +266,19 @@ impl Cluster {
     /// Waits until every node that was started is ready.
     ///
     /// # Errors
-    /// When one is not within [`READY_BOUND`].
+    /// When one is not within [`READY_BOUND`], or, at once, when one has ended.
     pub async fn wait_ready(&mut self) -> Result<()> {
         let nodes = &mut self.nodes;
         let ready = wait::until(READY_BOUND, "all nodes ready", async || {
             for node in nodes.iter_mut().filter(|node| node.is_started()) {
+                if let Some(status) = node.ended() {
+                    return Ok(Err(anyhow!("{} ended by itself with {status}", node.name)));
+                }
                 node.ready().await?;
             }
-            Ok(())
+            Ok(Ok(()))
         });
-        let ready = ready.await;
+        let ready = ready.await.flatten();
         self.explain(ready)
     }
 
