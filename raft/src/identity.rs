@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::peer::hello::Own;
 use crate::types::Member;
 
 /// Who this node is. Never changes once it is written, but for the list of members that still have
@@ -193,6 +194,11 @@ const LOCK: &str = "LOCK";
 const IDENTITY: &str = "identity.json";
 
 impl Identity {
+    /// How this node presents itself to a peer.
+    pub(crate) fn own(&self) -> Own<'_> {
+        Own { cluster_id: self.cluster_id, node_id: self.node_id, name: &self.name }
+    }
+
     /// The names that the cluster was formed with, sorted.
     pub(crate) fn initial_names(&self) -> Vec<&str> {
         self.initial_members.iter().map(|(_, member)| member.name.as_str()).collect()

@@ -296,7 +296,11 @@ impl Store {
         let data_dir = Arc::new(data_dir);
         let identity = match identity {
             Some(identity) => {
-                check_same_cluster(&options, &identity).await?;
+                // The others may be starting as well, and ask the same at this moment.
+                tokio::select! {
+                    checked = check_same_cluster(&options, &identity) => checked?,
+                    never = server::answer_hellos(&listener, &identity) => match never {},
+                }
                 identity
             }
             None => {

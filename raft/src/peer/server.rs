@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use openraft::raft::SnapshotResponse;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -68,6 +69,27 @@ pub(crate) async fn serve(listener: TcpListener, service: Arc<Service>) {
     }
 }
 
+/// Answers hellos, and closes what it accepted: for a node that knows who it is and cannot do more yet.
+pub(crate) async fn answer_hellos(listener: &TcpListener, identity: &Identity) -> std::convert::Infallible {
+    let mut greetings = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if greetings.len() < CONNECTIONS_MAX => {
+                    greetings.push(async move { greet(stream, &identity.own()).await });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a peer connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            // Whatever came of it, the peer has its answer and tries again when it needs more.
+            Some(greeted) = greetings.next() => drop(greeted),
+        }
+    }
+}
+
 /// Reads the hello of a new connection, answers it, and hands over what an accepted one is for.
 pub(crate) async fn greet(
     stream: TcpStream,
@@ -102,12 +124,7 @@ pub(crate) struct Service {
 
 impl Service {
     async fn serve_connection(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
-        let own = Own {
-            cluster_id: self.identity.cluster_id,
-            node_id: self.identity.node_id,
-            name: &self.identity.name,
-        };
-        let Some((hello, reader, writer)) = greet(stream, &own).await? else { return Ok(()) };
+        let Some((hello, reader, writer)) = greet(stream, &self.identity.own()).await? else { return Ok(()) };
         match hello.lane {
             Lane::Vital | Lane::Forward | Lane::Found => self.answer_questions(reader, writer).await,
             Lane::Append => self.follow(reader, writer).await,
