@@ -125,12 +125,13 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_TIMEOUT", default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub compute_local_program_timeout: Duration,
     /// How many may run at once
-    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_RUNNING_MAX", default_value_t = 64, value_name = "N")]
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_RUNNING_MAX", default_value_t = 256, value_name = "N")]
     pub compute_local_program_running_max: usize,
     /// How many requests may wait for it; further ones get 429
-    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_WAITING_MAX", default_value_t = 256, value_name = "N")]
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_WAITING_MAX", default_value_t = 1024, value_name = "N")]
     pub compute_local_program_waiting_max: usize,
-    /// Bytes of output that are read and thrown away before it is killed for flooding
+    /// Bytes of output that are kept for the debug log; more is read and thrown away, and 1,024 times
+    /// as much gets it killed
     #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_OUTPUT_BYTES_MAX", default_value = "64KiB", value_name = "SIZE", value_parser = size)]
     pub compute_local_program_output_bytes_max: ByteSize,
 }
@@ -194,7 +195,6 @@ impl Settings {
         }
         let positive = [
             ("http_connections_max", self.http_connections_max as u64),
-            ("log.files_max", self.log_files_max as u64),
             ("log.lines_max", self.log_lines_max as u64),
             ("raft.proposals_max", self.raft_proposals_max as u64),
             ("storage.checkpoint_entries", self.storage_checkpoint_entries),
@@ -206,6 +206,9 @@ impl Settings {
             if value == 0 {
                 return Err(format!("{key}: must be at least 1"));
             }
+        }
+        if self.log_files_max < 2 {
+            return Err("log.files_max: must be at least 2, today's file and one before it".to_owned());
         }
         let (min, max) = (self.raft_election_timeout_min, self.raft_election_timeout_max);
         if self.raft_heartbeat_interval < Duration::from_millis(10) || self.raft_heartbeat_interval * 2 > min
