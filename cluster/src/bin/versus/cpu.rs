@@ -1,0 +1,86 @@
+//! Processor time of servers and client over a window, from `/proc/PID/stat`.
+
+use std::ops::Sub;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::servers::Servers;
+
+/// Unit of processor time in `/proc`: Linux shows it to programs as 1/100 s on every architecture.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Processor time used so far, user and system together, all threads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Used {
+    /// By the processes under load.
+    pub servers: Duration,
+    /// By the servers that wait for their turn: what it costs to have them alive.
+    pub others: Duration,
+    /// By this process, the load generator.
+    pub client: Duration,
+}
+
+impl Used {
+    /// Of the processes of `loaded`, of those of all other systems, and of this one.
+    ///
+    /// # Errors
+    /// When a process is gone.
+    pub fn now(loaded: &Servers, all: &[Servers]) -> Result<Self> {
+        let mut used = Self { client: of("self")?, ..Self::default() };
+        for servers in all {
+            let sum = if servers.system == loaded.system { &mut used.servers } else { &mut used.others };
+            for pid in servers.pids() {
+                *sum += of(&pid.to_string())?;
+            }
+        }
+        Ok(used)
+    }
+}
+
+impl Sub for Used {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            servers: self.servers.saturating_sub(earlier.servers),
+            others: self.others.saturating_sub(earlier.others),
+            client: self.client.saturating_sub(earlier.client),
+        }
+    }
+}
+
+fn of(process: &str) -> Result<Duration> {
+    let path = format!("/proc/{process}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    ticks(&stat).map(|ticks| TICK * ticks).with_context(|| format!("no processor time in {path}: {stat}"))
+}
+
+/// User and system time in a line of `/proc/PID/stat`.
+fn ticks(stat: &str) -> Option<u32> {
+    // The second field is the program's name in parentheses, which may hold spaces and parentheses.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u32 = fields.next()?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    user.checked_add(system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_stand_behind_the_name() {
+        let line = "4711 (a (b) c) S 1 4711 4711 0 -1 4194560 9 0 0 0 230 41 5 6 20 0 7 0 88 99";
+        assert_eq!(ticks(line), Some(271));
+        assert_eq!(ticks("4711 (a) S 1 2 3"), None);
+        assert_eq!(ticks(""), None);
+    }
+
+    #[test]
+    fn this_process_has_used_some() {
+        assert!(of("self").is_ok());
+        assert!(of("0").is_err());
+    }
+}

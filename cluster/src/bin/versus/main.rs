@@ -1,0 +1,140 @@
+//! `versus`: Hearth and etcd side by side, three processes each, on this machine's loopback and disk.
+//!
+//! ```text
+//! cluster/versus-etcd                      # installs etcd from Debian's packages, then the whole table
+//! cargo run --release -p hearth-cluster --bin versus -- --only put,get --connections 64 --rounds 5
+//! cargo run --release -p hearth-cluster --bin versus -- --skip-etcd --seconds 30 -- --log-level warn
+//! ```
+//!
+//! The idea: both clusters run all the time, with their default durability (every write fsynced on a
+//! majority), each holding the same 100,000 keys with values of 256 bytes. A closed loop loads one of
+//! them at a time: N connections, each a TCP connection of its own with one request in flight,
+//! connection i to node i % 3, where node 0 is the leader of the moment. For every operation and
+//! number of connections the systems take turns, round by round, so that what else the machine does
+//! meets both. The table gives medians over the rounds.
+//!
+//! | operation | Hearth, HTTP/1.1 | etcd, gRPC over HTTP/2 |
+//! |---|---|---|
+//! | `put` | `PUT /v1/kv/{key}` | `KV/Put` |
+//! | `get` | `GET /v1/kv/{key}` | `KV/Range` |
+//! | `get-local` | the same with `?consistency=local` | the same with `serializable` |
+//! | `empty` | `GET /livez` | nothing like it |
+//!
+//! The load comes from the processors that the servers run on, so it is made cheap: one thread, bytes
+//! prepared before the window, no HTTP or gRPC library above the connection. What it costs is in the
+//! table beside what the servers cost.
+//!
+//! Known shortcomings: client and servers share the processors, so a throughput here is not what a
+//! machine of its own would give; the client's one thread can be the limit (the table says when);
+//! etcd's history of revisions is never compacted, as it is by default.
+
+mod connection;
+mod cpu;
+mod etcd;
+mod hearth;
+mod load;
+mod machine;
+mod options;
+mod preload;
+mod report;
+mod request;
+mod round;
+mod servers;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use hearth_cluster::{binary, seed};
+
+use crate::options::Options;
+use crate::report::Report;
+use crate::round::Round;
+use crate::servers::Servers;
+
+// One thread: the load generator must not take a second processor from the servers, and servers
+// started from this thread live as long as it does.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    // An interrupt has to drop what `run` holds: the servers and their directory.
+    let ended = tokio::select! {
+        ended = run(&options) => ended,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("versus: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<()> {
+    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing: run it with --release");
+    seed::seed();
+    let mut temporary = tempfile::Builder::new();
+    let temporary = temporary.prefix("hearth-versus-");
+    let directory = match &options.directory {
+        Some(parent) => temporary.tempdir_in(parent),
+        None => temporary.tempdir(),
+    };
+    let directory = directory.context("make the data directory")?;
+    let machine = machine::describe(directory.path())?;
+    println!("{machine}");
+
+    let systems = start(options, directory.path()).await?;
+    for servers in &systems {
+        let began = Instant::now();
+        preload::run(servers).await.with_context(|| servers.log_tails())?;
+        let seconds = began.elapsed().as_secs_f64();
+        eprintln!("{}: {} keys written in {seconds:.1} s", servers.version, load::KEYS);
+    }
+    let programs = systems.iter().map(|servers| servers.version.clone()).collect();
+    let report = Report { machine, programs, rounds: measure(options, &systems).await? };
+    println!("{report}");
+    match &options.json {
+        Some(file) => report.write_json(file),
+        None => Ok(()),
+    }
+}
+
+async fn start(options: &Options, directory: &Path) -> Result<Vec<Servers>> {
+    let hearthd = match &options.hearthd {
+        Some(path) => path.as_path(),
+        None => binary::hearthd()?,
+    };
+    let mut systems = vec![Servers::start_hearth(hearthd, directory, &options.flags).await?];
+    if !options.skip_etcd {
+        systems.push(Servers::start_etcd(&options.etcd, directory).await?);
+    }
+    Ok(systems)
+}
+
+/// All rounds of all cells, the systems taking turns within a cell.
+async fn measure(options: &Options, systems: &[Servers]) -> Result<Vec<Round>> {
+    let mut rounds = Vec::new();
+    for operation in &options.only {
+        for connections in &options.connections {
+            for number in 1..=options.rounds {
+                for servers in systems.iter().filter(|servers| operation.is_known_to(servers.system)) {
+                    let load = load::Load {
+                        operation: *operation,
+                        connections: *connections,
+                        warmup: options.warmup(),
+                        window: options.window(),
+                    };
+                    let measured = load::run(&load, servers, systems).await;
+                    let measured = measured.with_context(|| servers.log_tails())?;
+                    let round = Round::new(&load, servers.system, number, &measured);
+                    eprintln!("{round}");
+                    rounds.push(round);
+                }
+            }
+        }
+    }
+    Ok(rounds)
+}
