@@ -16,8 +16,8 @@ use crate::round::{MEASURES, Round};
 const ERRORS_SHARE_MAX: f64 = 0.001;
 /// Above this share of its one processor, the client is the limit and not the servers.
 const CLIENT_SHARE_MAX: f64 = 0.9;
-/// Above this many processors, the servers without load disturbed those with.
-const OTHERS_CORES_MAX: f64 = 0.1;
+/// Above this many processors, the servers without load or other programs disturbed the servers with.
+const DISTURBING_CORES: f64 = 0.1;
 
 /// All that was seen.
 #[derive(Debug)]
@@ -93,8 +93,11 @@ impl Report {
             if round.client_share > CLIENT_SHARE_MAX {
                 remark(format!("the client was the limit: {:.0}% of its thread", round.client_share * 100.0));
             }
-            if round.others_cores > OTHERS_CORES_MAX {
+            if round.others_cores > DISTURBING_CORES {
                 remark(format!("servers without load used {:.2} processors", round.others_cores));
+            }
+            if round.strangers_cores > DISTURBING_CORES {
+                remark(format!("other programs used {:.2} processors", round.strangers_cores));
             }
             if round.leader_changed {
                 remark("the leader changed".to_owned());
@@ -181,6 +184,7 @@ mod tests {
             first_error: (errors > 0).then(|| "refused".to_owned()),
             measures: [throughput, 1.0, 2.0, 4.0, 80.0, 10.0],
             others_cores: 0.0,
+            strangers_cores: 0.0,
             client_share: 0.5,
             leader_changed: false,
         }

@@ -29,6 +29,8 @@ pub struct Round {
     pub measures: [f64; MEASURES.len()],
     /// Processors used by the servers that had no load.
     pub others_cores: f64,
+    /// Processors used by programs that have no part in this.
+    pub strangers_cores: f64,
     /// Share of its one processor that the client used.
     pub client_share: f64,
     /// Whether the leader was another one at the end.
@@ -69,6 +71,7 @@ impl Round {
                 us_per_operation(measured.used.client),
             ],
             others_cores: measured.used.others.as_secs_f64() / seconds,
+            strangers_cores: measured.used.strangers().as_secs_f64() / seconds,
             client_share: measured.used.client.as_secs_f64() / seconds,
             leader_changed: measured.leader_changed,
         }
@@ -86,6 +89,7 @@ impl Round {
             "first_error": self.first_error,
             "client_share": self.client_share,
             "others_cores": self.others_cores,
+            "strangers_cores": self.strangers_cores,
             "leader_changed": self.leader_changed,
         });
         for ((_, name, _), value) in MEASURES.iter().zip(self.measures) {
