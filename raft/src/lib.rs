@@ -35,6 +35,7 @@ mod local;
 mod log;
 mod metrics;
 mod peer;
+mod proposal;
 mod state;
 mod store;
 mod types;

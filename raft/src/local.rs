@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::impls::OneshotResponder;
+use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::Semaphore;
 
 use crate::coalesce::Coalesced;
 use crate::metrics::StoreMetrics;
-use crate::peer::message::{ReadRefusalV1, StatusV1, WriteRefusalV1, WrittenV1};
+use crate::peer::message::{ReadRefusalV1, StatusV1, WriteRefusalV1};
+use crate::proposal::{Outcome, Proposal};
 use crate::state::Published;
 use crate::types::{Command, Raft};
 
@@ -32,8 +32,8 @@ pub(crate) struct Local {
     pub(crate) raft: Raft,
     pub(crate) published: Published,
     limits: Limits,
-    room: Semaphore,
-    metrics: StoreMetrics,
+    room: Arc<Semaphore>,
+    metrics: Arc<StoreMetrics>,
     read_index: Coalesced<Result<u64, ReadRefusalV1>>,
     data_dir: PathBuf,
     http_advertise: String,
@@ -53,7 +53,8 @@ impl Local {
             let raft = asking.clone();
             async move { confirm_leadership(&raft).await }
         });
-        let room = Semaphore::new(limits.proposals_max);
+        let room = Arc::new(Semaphore::new(limits.proposals_max));
+        let metrics = Arc::new(metrics);
         Arc::new(Self { raft, published, limits, room, metrics, read_index, data_dir, http_advertise })
     }
 
@@ -61,48 +62,42 @@ impl Local {
     /// disk.
     ///
     /// # Errors
-    /// Every refusal but `OutcomeUnknown` means that nothing was proposed. In openraft 0.10 alpha 37
-    /// `ForwardToLeader` says so too: an entry that was appended and then cut off is answered with
-    /// `LogEntryDiscarded`.
-    pub(crate) async fn propose(&self, command: Command) -> Result<WrittenV1, WriteRefusalV1> {
-        let result = self.propose_bounded(command).await;
-        let label = match &result {
-            Ok(_) => "applied",
-            Err(WriteRefusalV1::NotLeader(_)) => "not_leader",
-            Err(WriteRefusalV1::StorageFull { .. }) => "storage_full",
-            Err(WriteRefusalV1::Overloaded) => "overloaded",
-            Err(WriteRefusalV1::OutcomeUnknown(_)) => "unknown",
-        };
-        self.metrics.proposals.with_label_values(&[label]).inc();
-        result
+    /// Every refusal but `OutcomeUnknown` means that nothing was proposed.
+    pub(crate) async fn propose(&self, command: Command) -> Outcome {
+        let (sender, outcome) = tokio::sync::oneshot::channel();
+        // Whoever waited may have given up.
+        self.propose_with(command, move |outcome| drop(sender.send(outcome))).await;
+        let timeout = self.limits.request_timeout;
+        match tokio::time::timeout(timeout, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // A proposal answers before it is dropped.
+            Ok(Err(_)) => Err(WriteRefusalV1::OutcomeUnknown("the node stopped".to_owned())),
+            Err(_) => Err(WriteRefusalV1::OutcomeUnknown(format!("not applied within {timeout:?}"))),
+        }
     }
 
-    async fn propose_bounded(&self, command: Command) -> Result<WrittenV1, WriteRefusalV1> {
-        self.check_room(&command)?;
-        let Ok(_permit) = self.room.try_acquire() else { return Err(WriteRefusalV1::Overloaded) };
-        let timer = self.metrics.propose_duration_seconds.start_timer();
-        let (responder, applied) = OneshotResponder::new_pair();
-        if self.raft.client_write_ff(command.stamped(clock_ms()), Some(responder)).await.is_err() {
-            // The Raft core is down and took nothing.
-            timer.stop_and_discard();
-            return Err(WriteRefusalV1::NotLeader(None));
-        }
-        let unknown = |reason: String| WriteRefusalV1::OutcomeUnknown(reason);
-        let result = match tokio::time::timeout(self.limits.request_timeout, applied).await {
-            Err(_) => Err(unknown(format!("not applied within {:?}", self.limits.request_timeout))),
-            Ok(Err(_)) => Err(unknown("the node stopped".to_owned())),
-            Ok(Ok(Ok(written))) => Ok(WrittenV1 { revision: written.log_id.index, reply: written.data }),
-            Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => {
-                Err(WriteRefusalV1::NotLeader(forward.leader_id))
-            }
-            Ok(Ok(Err(other))) => Err(unknown(other.to_string())),
+    /// Proposes `command`; `answer` is called once, with what became of it. Returns once openraft has
+    /// taken the command.
+    pub(crate) async fn propose_with<A>(&self, command: Command, answer: A)
+    where
+        A: FnOnce(Outcome) + Send + 'static,
+    {
+        let place = match self.check_room(&command) {
+            Ok(()) => Arc::clone(&self.room).try_acquire_owned().map_err(|_| WriteRefusalV1::Overloaded),
+            Err(refusal) => Err(refusal),
         };
-        if result.is_ok() {
-            timer.observe_duration();
-        } else {
-            timer.stop_and_discard();
-        }
-        result
+        let place = match place {
+            Ok(place) => place,
+            Err(refusal) => {
+                let outcome = Err(refusal);
+                self.metrics.count_proposal(&outcome);
+                return answer(outcome);
+            }
+        };
+        let proposal = Proposal::new(answer, Arc::clone(&self.metrics), place);
+        let responder = proposal.into_responder();
+        // When the Raft core is down it drops the responder, which answers.
+        drop(self.raft.client_write_ff(command.stamped(clock_ms()), Some(responder)).await);
     }
 
     /// Refuses what would grow the data past the limit. Deletes, and overwrites that do not grow

@@ -6,6 +6,8 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::peer::message::WriteRefusalV1;
+use crate::proposal::Outcome;
 use crate::state::State;
 use crate::types::{LogId, TypeConfig};
 
@@ -61,22 +63,24 @@ impl StateMetrics {
 }
 
 /// Figures about requests to the store.
-#[derive(Clone)]
 pub(crate) struct StoreMetrics {
-    pub(crate) proposals: IntCounterVec,
+    applied: IntCounter,
+    proposals: IntCounterVec,
     pub(crate) propose_duration_seconds: Histogram,
     pub(crate) forwarded: IntCounterVec,
 }
 
 impl StoreMetrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let proposals = counters(
+            registry,
+            "hearth_raft_proposals_total",
+            "Commands proposed on this node as the leader, by result.",
+            "result",
+        )?;
         Ok(Self {
-            proposals: counters(
-                registry,
-                "hearth_raft_proposals_total",
-                "Commands proposed on this node as the leader, by result.",
-                "result",
-            )?,
+            applied: proposals.with_label_values(&["applied"]),
+            proposals,
             propose_duration_seconds: histogram(
                 registry,
                 "hearth_raft_propose_duration_seconds",
@@ -90,6 +94,19 @@ impl StoreMetrics {
                 "result",
             )?,
         })
+    }
+}
+
+impl StoreMetrics {
+    pub(crate) fn count_proposal(&self, outcome: &Outcome) {
+        let label = match outcome {
+            Ok(_) => return self.applied.inc(),
+            Err(WriteRefusalV1::NotLeader(_)) => "not_leader",
+            Err(WriteRefusalV1::StorageFull { .. }) => "storage_full",
+            Err(WriteRefusalV1::Overloaded) => "overloaded",
+            Err(WriteRefusalV1::OutcomeUnknown(_)) => "unknown",
+        };
+        self.proposals.with_label_values(&[label]).inc();
     }
 }
 

@@ -234,6 +234,8 @@ const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How long a leader that stops waits for its successor.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a failure of Raft is looked for; it answers nothing any more as soon as it failed.
+const FAILURE_TICK: Duration = Duration::from_millis(100);
 /// How often the need for a checkpoint is looked at.
 const CHECKPOINT_TICK: Duration = Duration::from_millis(200);
 
@@ -264,6 +266,7 @@ pub struct Store {
     log: LogStore,
     gauges: RaftGauges,
     caught_up: watch::Receiver<bool>,
+    failure: watch::Receiver<Option<String>>,
     tasks: Vec<JoinHandle<()>>,
     /// Last, so that the lock is given up after everything else is closed.
     _data_dir: Arc<DataDir>,
@@ -384,6 +387,8 @@ impl Store {
             let routes = Arc::clone(&asking);
             async move { routes.read_index_once().await }
         });
+        let (failing, failure) = watch::channel(None);
+        tasks.push(tokio::spawn(watch_failure(raft.clone(), failing)));
         let (catching_up, caught_up) = watch::channel(false);
         let (raft_running, reached) = (raft.clone(), published.clone());
         tasks.push(tokio::spawn(async move { catch_up(&raft_running, &reached, &catching_up).await }));
@@ -399,6 +404,7 @@ impl Store {
             log,
             gauges,
             caught_up,
+            failure,
             tasks,
             _data_dir: data_dir,
         })
@@ -502,17 +508,10 @@ impl Store {
     /// Resolves when the local Raft cannot go on, with the reason. A node must stop then: its disk
     /// failed, or worse. Never resolves after [`Store::close`].
     pub async fn failed(&self) -> String {
-        let mut metrics = self.raft.metrics();
-        loop {
-            let state = metrics.borrow_watched().running_state.clone();
-            match state {
-                Err(Fatal::Stopped) => std::future::pending().await,
-                Err(fatal) => return fatal.to_string(),
-                Ok(()) => {}
-            }
-            if metrics.changed().await.is_err() {
-                return "Raft stopped without saying why".to_owned();
-            }
+        match self.failure.clone().wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The watching task saw an orderly end.
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -540,13 +539,8 @@ impl Store {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
-        let (checkpoints, view) = (Arc::clone(&self.checkpoints), self.published.view());
-        match tokio::task::spawn_blocking(move || checkpoints.write(view)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the last checkpoint failed; the log holds what it lacks")
-            }
-            Err(error) => tracing::warn!(%error, "the last checkpoint failed; the log holds what it lacks"),
+        if let Err(error) = self.checkpoints.write(self.published.view()).await {
+            tracing::warn!(%error, "the last checkpoint failed; the log holds what it lacks");
         }
     }
 
@@ -750,6 +744,25 @@ fn watch_leadership(raft: &Raft, gauges: &RaftGauges) -> (watch::Receiver<Leader
         }
     });
     (receiver, task)
+}
+
+/// Tells when openraft cannot go on. Looks now and then instead of at each change of the metrics,
+/// which come several times a write.
+async fn watch_failure(raft: Raft, failing: watch::Sender<Option<String>>) {
+    let mut tick = tokio::time::interval(FAILURE_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let state = raft.metrics().borrow_watched().running_state.clone();
+        match state {
+            Ok(()) => {}
+            Err(Fatal::Stopped) => return,
+            Err(fatal) => {
+                failing.send_replace(Some(fatal.to_string()));
+                return;
+            }
+        }
+    }
 }
 
 /// Waits until this node has applied what the cluster had committed when it started.

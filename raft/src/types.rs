@@ -26,7 +26,7 @@ impl openraft::RaftTypeConfig for TypeConfig {
     >;
     type AsyncRuntime = openraft::TokioRuntime;
     type Responder<T>
-        = openraft::impls::OneshotResponder<Self, T>
+        = crate::proposal::Responder<T>
     where
         T: openraft::OptionalSend + 'static;
     type Batch<T>

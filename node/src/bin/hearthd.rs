@@ -6,6 +6,11 @@ use hearth_node::compute::very_important_value;
 use hearth_node::config::{self, Cli, Command, ConfigError};
 use hearth_node::{dev, node};
 
+/// Many small values of similar size come and go on several threads, which is what this allocator is
+/// made for.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match config::load(std::env::args_os()) {
         Ok(cli) => cli,
@@ -30,9 +35,21 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     run(cli).unwrap_or_else(|error| {
-        eprintln!("hearthd: {error:#}");
+        eprintln!("hearthd: {}", one_line(&error));
         ExitCode::FAILURE
     })
+}
+
+/// The error and its causes; many texts already end with that of their cause.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    line
 }
 
 #[tokio::main]

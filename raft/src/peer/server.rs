@@ -14,7 +14,7 @@ use openraft::raft::SnapshotResponse;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::codec;
@@ -126,10 +126,57 @@ impl Service {
     async fn serve_connection(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
         let Some((hello, reader, writer)) = greet(stream, &self.identity.own()).await? else { return Ok(()) };
         match hello.lane {
-            Lane::Vital | Lane::Forward | Lane::Found => self.answer_questions(reader, writer).await,
+            Lane::Vital | Lane::Found => self.answer_questions(reader, writer).await,
+            Lane::Forward => self.take_writes(reader, writer).await,
             Lane::Append => self.follow(reader, writer).await,
             Lane::Snapshot => self.receive_snapshot(reader, writer).await,
         }
+    }
+
+    /// Writes that arrived on another node: many in flight, answered as they are applied. No task
+    /// waits for an answer; openraft's callback encodes it and hands it to the writing side.
+    async fn take_writes(
+        self: Arc<Self>,
+        mut reader: FrameReader<OwnedReadHalf>,
+        mut writer: OwnedWriteHalf,
+    ) -> io::Result<()> {
+        // Bounded by the places: an answer keeps its place until it is written.
+        let (answers, mut queue) = mpsc::unbounded_channel::<(Bytes, OwnedSemaphorePermit)>();
+        let write = async move {
+            let (mut batch, mut buffer) = (Vec::new(), BytesMut::new());
+            while queue.recv_many(&mut batch, QUESTIONS_MAX).await > 0 {
+                buffer.clear();
+                for (answer, _) in &batch {
+                    buffer.extend_from_slice(answer);
+                }
+                writer.write_all(&buffer).await?;
+                batch.clear();
+            }
+            io::Result::Ok(())
+        };
+        let read = async move {
+            let places = Arc::new(Semaphore::new(QUESTIONS_MAX));
+            while let Some(frame) = reader.next().await? {
+                let RequestV1::Write { command } = codec::decode("request", &frame.body)? else {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "not a write on the forward lane",
+                    ));
+                };
+                // Memory of its own: the entry outlives the frame.
+                let command = Command::from_bytes(Bytes::copy_from_slice(command))?;
+                let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
+                let (answers, id) = (answers.clone(), frame.id);
+                let answer = move |outcome| match frame::encode("response", id, &ResponseV1::Write(outcome)) {
+                    // The connection may be gone; then the other node calls the outcome unknown.
+                    Ok(answer) => drop(answers.send((answer, place))),
+                    Err(error) => tracing::error!(%error, "cannot encode an answer to a peer"),
+                };
+                self.local.propose_with(command, answer).await;
+            }
+            io::Result::Ok(())
+        };
+        tokio::try_join!(read, write).map(|_| ())
     }
 
     /// Many questions in flight, answered as they are done.
@@ -194,16 +241,14 @@ impl Service {
             }
             RequestV1::ReadIndex => ResponseV1::ReadIndex(self.local.read_index().await),
             RequestV1::Status => ResponseV1::Status(self.local.status()),
-            RequestV1::Write { command } => {
-                // Memory of its own: the entry outlives the frame.
-                let command = Command::from_bytes(Bytes::copy_from_slice(command))?;
-                ResponseV1::Write(self.local.propose(command).await)
-            }
             RequestV1::Found(_) => {
                 ResponseV1::Found(FoundAnswerV1::Member { cluster_id: self.identity.cluster_id })
             }
-            RequestV1::SnapshotBegin { .. } | RequestV1::SnapshotChunk { .. } | RequestV1::SnapshotEnd => {
-                ResponseV1::Failed("snapshots have a lane of their own".to_owned())
+            RequestV1::Write { .. }
+            | RequestV1::SnapshotBegin { .. }
+            | RequestV1::SnapshotChunk { .. }
+            | RequestV1::SnapshotEnd => {
+                ResponseV1::Failed("writes and snapshots have lanes of their own".to_owned())
             }
         })
     }

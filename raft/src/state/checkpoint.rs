@@ -1,9 +1,10 @@
 //! The state at rest: checkpoints in sled.
 //!
-//! A checkpoint is one sled batch with the rows that differ between the last checkpoint and a newer
-//! view, the meta row among them; then sled's `flush`, which on Linux only starts the write-back,
-//! and `sync_data` on its file, which makes it survive a power loss. The two views share what did
-//! not change, so finding the difference costs as much as the difference.
+//! A checkpoint is the rows that differ between the last checkpoint and a newer view, the meta row
+//! last. The [`journal`] makes them atomic; then they go to sled in small batches, followed by sled's
+//! `flush`, which on Linux only starts the write-back, and `sync_data` on its file, which makes it
+//! survive a power loss. The two views share what did not change, so finding the difference costs as
+//! much as the difference. All of it runs on a thread of low priority: it may take its time.
 //!
 //! Every sled directory is a *generation*, `state/00000001`. Installing a snapshot fills the next
 //! generation; the meta row, written last, makes it valid, and then the old one is removed. A crash
@@ -14,10 +15,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use prometheus::{Histogram, IntGauge};
 
 use crate::codec;
-use crate::state::rows::{self, AGES, AgesV1, KEY, KeyV1, META, MetaV1};
+use crate::state::journal::{self, JournalWriter};
+use crate::state::rows::{self, AGES, AgesV1, KEY, KeyV1, META, MetaV1, Rows};
 use crate::state::{Record, State, View};
 use crate::types::StoredMembership;
 
@@ -25,12 +28,16 @@ use crate::types::StoredMembership;
 const SLED_CACHE_BYTES: u64 = 8 << 20;
 /// sled writes back by itself this often; only then does it also reclaim space.
 const SLED_FLUSH_EVERY_MS: u64 = 1000;
-/// Rows of one batch while a whole generation is written.
-const FILL_BATCH_ITEMS: usize = 1024;
+/// Rows of one sled batch; larger ones cost more per row.
+const BATCH_ROWS: usize = 1024;
+/// Added to the niceness of the thread that writes: under full load it gets a tenth of a processor.
+const WRITER_NICE: i32 = 10;
 
 /// Writes checkpoints; one at a time.
 pub(crate) struct Checkpoints {
     dir: PathBuf,
+    /// What sled durably holds; to be looked at without waiting for a checkpoint.
+    last: ArcSwap<State>,
     current: Mutex<Generation>,
     duration_seconds: Histogram,
     written_unix_seconds: IntGauge,
@@ -39,8 +46,6 @@ pub(crate) struct Checkpoints {
 struct Generation {
     number: u32,
     db: sled::Db,
-    /// What `db` durably holds.
-    last: View,
 }
 
 impl Checkpoints {
@@ -56,13 +61,16 @@ impl Checkpoints {
     ) -> io::Result<(Self, View)> {
         fs::create_dir_all(dir)?;
         let mut numbers = generations(dir)?;
-        let current = loop {
-            let Some(number) = numbers.pop() else { break create(dir, 1)? };
+        let (current, last) = loop {
+            let Some(number) = numbers.pop() else {
+                break (fill(dir, 1, &State::default())?, Arc::default());
+            };
             let path = generation_path(dir, number);
             let db = open_sled(&path)?;
             if db.get(META).map_err(sled_error)?.is_some() {
+                finish_interrupted(dir, number, &db).map_err(|error| damaged(dir, &error))?;
                 let last = Arc::new(load(&db).map_err(|error| damaged(&path, &error))?);
-                break Generation { number, db, last };
+                break (Generation { number, db }, last);
             }
             // Without a meta row it was never finished. Then it is either the first one of a new
             // node and empty, or an older one still holds the state.
@@ -75,9 +83,9 @@ impl Checkpoints {
         for number in numbers {
             fs::remove_dir_all(generation_path(dir, number))?;
         }
-        let last = Arc::clone(&current.last);
         let checkpoints = Self {
             dir: dir.to_owned(),
+            last: ArcSwap::new(Arc::clone(&last)),
             current: Mutex::new(current),
             duration_seconds,
             written_unix_seconds,
@@ -86,9 +94,24 @@ impl Checkpoints {
         Ok((checkpoints, last))
     }
 
-    /// What is durable.
+    /// What is durable. Never waits.
     pub(crate) fn last(&self) -> View {
-        Arc::clone(&self.lock().last)
+        self.last.load_full()
+    }
+
+    /// [`Checkpoints::write_now`] on a thread of low priority.
+    pub(crate) async fn write(self: &Arc<Self>, view: View) -> io::Result<View> {
+        let (done, written) = tokio::sync::oneshot::channel();
+        let checkpoints = Arc::clone(self);
+        std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
+            // On Linux this is about the calling thread. Without it the checkpoint is only less polite.
+            if let Err(error) = rustix::process::nice(WRITER_NICE) {
+                tracing::debug!(%error, "cannot lower the priority of a checkpoint");
+            }
+            // The waiter is gone only when the node stops.
+            drop(done.send(checkpoints.write_now(view)));
+        })?;
+        written.await.map_err(io::Error::other)?
     }
 
     /// Makes `view` durable and answers what is durable then: `view`, or something newer that was
@@ -96,16 +119,23 @@ impl Checkpoints {
     ///
     /// # Errors
     /// What sled or the file system says. The caller must stop the node: sled's errors stick.
-    pub(crate) fn write(&self, view: View) -> io::Result<View> {
-        let mut current = self.lock();
-        if view.last_applied <= current.last.last_applied {
-            return Ok(Arc::clone(&current.last));
+    pub(crate) fn write_now(&self, view: View) -> io::Result<View> {
+        let current = self.lock();
+        let last = self.last();
+        if view.last_applied <= last.last_applied {
+            return Ok(last);
         }
         let timer = self.duration_seconds.start_timer();
-        current.db.apply_batch(difference(&current.last, &view)?).map_err(sled_error)?;
+        let mut journal = JournalWriter::create(&self.dir, current.number)?;
+        difference(&last, &view, &mut journal)?;
+        journal.finish()?;
+        let mut batches = Batches::new(&current.db);
+        difference(&last, &view, &mut batches)?;
+        batches.finish()?;
         sync(&current.db, &generation_path(&self.dir, current.number))?;
+        journal::remove(&self.dir)?;
         timer.observe_duration();
-        current.last = Arc::clone(&view);
+        self.last.store(Arc::clone(&view));
         self.note_written();
         Ok(view)
     }
@@ -113,11 +143,12 @@ impl Checkpoints {
     /// Replaces everything by `view`, atomically, in a new generation. Blocks for the disk.
     ///
     /// # Errors
-    /// As [`Checkpoints::write`].
+    /// As [`Checkpoints::write_now`].
     pub(crate) fn replace(&self, view: View) -> io::Result<()> {
         let mut current = self.lock();
-        let next = fill(&self.dir, current.number + 1, view)?;
+        let next = fill(&self.dir, current.number + 1, &view)?;
         let old = std::mem::replace(&mut *current, next);
+        self.last.store(view);
         let old_path = generation_path(&self.dir, old.number);
         drop(old.db);
         fs::remove_dir_all(old_path)?;
@@ -162,72 +193,101 @@ fn open_sled(path: &Path) -> io::Result<sled::Db> {
         .map_err(|error| damaged(path, &error))
 }
 
-/// A valid, empty generation.
-fn create(dir: &Path, number: u32) -> io::Result<Generation> {
-    fill(dir, number, Arc::default())
-}
-
-/// A new generation that holds `view`, durable when this returns.
-fn fill(dir: &Path, number: u32, view: View) -> io::Result<Generation> {
+/// A new generation that holds `state`, durable when this returns.
+fn fill(dir: &Path, number: u32, state: &State) -> io::Result<Generation> {
     let path = generation_path(dir, number);
     if path.exists() {
         fs::remove_dir_all(&path)?;
     }
     let db = open_sled(&path)?;
-    let mut batch = sled::Batch::default();
-    let mut items = 0;
-    let mut flush_full = |batch: &mut sled::Batch| -> io::Result<()> {
-        items += 1;
-        if items % FILL_BATCH_ITEMS == 0 {
-            db.apply_batch(std::mem::take(batch)).map_err(sled_error)?;
-        }
-        Ok(())
-    };
-    for (key, record) in &view.keys {
-        rows::write_key(&mut batch, key, None, record)?;
-        flush_full(&mut batch)?;
+    let mut batches = Batches::new(&db);
+    for (key, record) in &state.keys {
+        rows::write_key(&mut batches, key, None, record)?;
     }
-    for (name, list) in &view.ages {
-        rows::write_ages(&mut batch, name, None, list)?;
-        flush_full(&mut batch)?;
+    for (name, list) in &state.ages {
+        rows::write_ages(&mut batches, name, None, list)?;
     }
-    db.apply_batch(batch).map_err(sled_error)?;
+    batches.finish()?;
     // The meta row may only become durable after everything that it vouches for.
     sync(&db, &path)?;
-    let mut meta = sled::Batch::default();
-    rows::write_meta(&mut meta, &MetaV1::from(&*view))?;
-    db.apply_batch(meta).map_err(sled_error)?;
+    let mut batches = Batches::new(&db);
+    rows::write_meta(&mut batches, &MetaV1::from(state))?;
+    batches.finish()?;
     sync(&db, &path)?;
     File::open(&path)?.sync_all()?;
     File::open(dir)?.sync_all()?;
-    Ok(Generation { number, db, last: view })
+    Ok(Generation { number, db })
 }
 
-/// The rows to write so that a tree with `old` holds `new`.
-fn difference(old: &State, new: &State) -> io::Result<sled::Batch> {
+/// Applies the journal of a checkpoint that a crash interrupted, if there is one.
+fn finish_interrupted(dir: &Path, number: u32, db: &sled::Db) -> io::Result<()> {
+    let mut batches = Batches::new(db);
+    journal::recover(dir, number, &mut batches)?;
+    batches.finish()?;
+    sync(db, &generation_path(dir, number))?;
+    journal::remove(dir)
+}
+
+/// Writes rows to sled, [`BATCH_ROWS`] at a time.
+struct Batches<'a> {
+    db: &'a sled::Db,
+    batch: sled::Batch,
+    rows: usize,
+}
+
+impl<'a> Batches<'a> {
+    fn new(db: &'a sled::Db) -> Self {
+        Self { db, batch: sled::Batch::default(), rows: 0 }
+    }
+
+    fn count(&mut self) -> io::Result<()> {
+        self.rows += 1;
+        if self.rows.is_multiple_of(BATCH_ROWS) {
+            self.db.apply_batch(std::mem::take(&mut self.batch)).map_err(sled_error)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<()> {
+        self.db.apply_batch(self.batch).map_err(sled_error)
+    }
+}
+
+impl Rows for Batches<'_> {
+    fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()> {
+        self.batch.insert(key, sealed);
+        self.count()
+    }
+
+    fn remove(&mut self, key: Vec<u8>) -> io::Result<()> {
+        self.batch.remove(key);
+        self.count()
+    }
+}
+
+/// The rows to write so that a tree with `old` holds `new`; the meta row last.
+fn difference(old: &State, new: &State, out: &mut impl Rows) -> io::Result<()> {
     use imbl::ordmap::DiffItem;
 
-    let mut batch = sled::Batch::default();
     for change in old.keys.diff(&new.keys) {
         match change {
-            DiffItem::Add(key, record) => rows::write_key(&mut batch, key, None, record)?,
+            DiffItem::Add(key, record) => rows::write_key(out, key, None, record)?,
             DiffItem::Update { old: (_, old), new: (key, record) } => {
-                rows::write_key(&mut batch, key, Some(old), record)?;
+                rows::write_key(out, key, Some(old), record)?;
             }
-            DiffItem::Remove(key, record) => rows::remove_key(&mut batch, key, record)?,
+            DiffItem::Remove(key, record) => rows::remove_key(out, key, record)?,
         }
     }
     for change in old.ages.diff(&new.ages) {
         match change {
-            DiffItem::Add(name, list) => rows::write_ages(&mut batch, name, None, list)?,
+            DiffItem::Add(name, list) => rows::write_ages(out, name, None, list)?,
             DiffItem::Update { old: (_, old), new: (name, list) } => {
-                rows::write_ages(&mut batch, name, Some(old), list)?;
+                rows::write_ages(out, name, Some(old), list)?;
             }
-            DiffItem::Remove(name, list) => rows::remove_ages(&mut batch, name, list)?,
+            DiffItem::Remove(name, list) => rows::remove_ages(out, name, list)?,
         }
     }
-    rows::write_meta(&mut batch, &MetaV1::from(new))?;
-    Ok(batch)
+    rows::write_meta(out, &MetaV1::from(new))
 }
 
 /// flush() on Linux is `sync_file_range`: it orders and starts the writes but survives no power

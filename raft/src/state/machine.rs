@@ -164,10 +164,6 @@ impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let (checkpoints, view) = (Arc::clone(&self.checkpoints), Arc::clone(&self.view));
-        let durable = tokio::task::spawn_blocking(move || checkpoints.write(view))
-            .await
-            .map_err(io::Error::other)??;
-        Ok(snapshot_of(durable))
+        Ok(snapshot_of(self.checkpoints.write(Arc::clone(&self.view)).await?))
     }
 }

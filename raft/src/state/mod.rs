@@ -18,6 +18,7 @@
 
 mod ages;
 pub(crate) mod checkpoint;
+mod journal;
 mod machine;
 pub(crate) mod rows;
 pub(crate) mod snapshot;

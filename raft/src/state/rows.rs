@@ -12,6 +12,8 @@
 //! [`PIECE_BYTES`] because sled puts pages above about 128 KiB into files that it never syncs, and a
 //! leaf page holds up to 16 rows: 17 rows of 4 KiB stay well below that.
 
+use std::io;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -121,13 +123,19 @@ fn age_pieces(len: usize) -> usize {
     len.div_ceil(PIECE_AGES)
 }
 
+/// Where rows go: into sled, or into the journal before that.
+pub(crate) trait Rows {
+    fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()>;
+    fn remove(&mut self, key: Vec<u8>) -> io::Result<()>;
+}
+
 /// Writes `record`, and takes away the pieces that `old` had more.
 pub(crate) fn write_key(
-    batch: &mut sled::Batch,
+    rows: &mut impl Rows,
     key: &str,
     old: Option<&Record>,
     record: &Record,
-) -> Result<(), CodecError> {
+) -> io::Result<()> {
     let pieces = value_pieces(record.value.len());
     let head = KeyV1 {
         revision: record.revision,
@@ -136,70 +144,70 @@ pub(crate) fn write_key(
         value_bytes: record.value.len() as u64,
         inline: if pieces == 0 { &record.value } else { &[] },
     };
-    put(batch, head_key(KEY, key), codec::encode("key row", &head)?);
+    put(rows, head_key(KEY, key), codec::encode("key row", &head)?)?;
     for (number, piece) in record.value.chunks(PIECE_BYTES).take(pieces).enumerate() {
-        put(batch, piece_key(VALUE_PIECE, key, number)?, piece.to_vec());
+        put(rows, piece_key(VALUE_PIECE, key, number)?, piece.to_vec())?;
     }
     for number in pieces..old.map_or(0, |old| value_pieces(old.value.len())) {
-        batch.remove(piece_key(VALUE_PIECE, key, number)?);
+        rows.remove(piece_key(VALUE_PIECE, key, number)?)?;
     }
     Ok(())
 }
 
 /// Removes every row of `record`.
-pub(crate) fn remove_key(batch: &mut sled::Batch, key: &str, record: &Record) -> Result<(), CodecError> {
-    batch.remove(head_key(KEY, key));
+pub(crate) fn remove_key(rows: &mut impl Rows, key: &str, record: &Record) -> io::Result<()> {
+    rows.remove(head_key(KEY, key))?;
     for number in 0..value_pieces(record.value.len()) {
-        batch.remove(piece_key(VALUE_PIECE, key, number)?);
+        rows.remove(piece_key(VALUE_PIECE, key, number)?)?;
     }
     Ok(())
 }
 
 /// Writes what `list` has more than `old`; all of it when they are not the same list.
 pub(crate) fn write_ages(
-    batch: &mut sled::Batch,
+    rows: &mut impl Rows,
     name: &str,
     old: Option<&AgeList>,
     list: &AgeList,
-) -> Result<(), CodecError> {
+) -> io::Result<()> {
     let head = AgesV1 {
         created_revision: list.created_revision(),
         revision: list.revision(),
         len: list.len() as u64,
     };
-    put(batch, head_key(AGES, name), codec::encode("ages row", &head)?);
+    put(rows, head_key(AGES, name), codec::encode("ages row", &head)?)?;
     let first = match old {
         Some(old) if old.created_revision() == list.created_revision() => old.len() / PIECE_AGES,
         _ => 0,
     };
     let mut ages = list.iter_from(first * PIECE_AGES);
     for number in first..age_pieces(list.len()) {
-        put(batch, piece_key(AGES_PIECE, name, number)?, ages.by_ref().take(PIECE_AGES).collect());
+        put(rows, piece_key(AGES_PIECE, name, number)?, ages.by_ref().take(PIECE_AGES).collect())?;
     }
     for number in age_pieces(list.len())..old.map_or(0, |old| age_pieces(old.len())) {
-        batch.remove(piece_key(AGES_PIECE, name, number)?);
+        rows.remove(piece_key(AGES_PIECE, name, number)?)?;
     }
     Ok(())
 }
 
 /// Removes every row of `list`.
-pub(crate) fn remove_ages(batch: &mut sled::Batch, name: &str, list: &AgeList) -> Result<(), CodecError> {
-    batch.remove(head_key(AGES, name));
+pub(crate) fn remove_ages(rows: &mut impl Rows, name: &str, list: &AgeList) -> io::Result<()> {
+    rows.remove(head_key(AGES, name))?;
     for number in 0..age_pieces(list.len()) {
-        batch.remove(piece_key(AGES_PIECE, name, number)?);
+        rows.remove(piece_key(AGES_PIECE, name, number)?)?;
     }
     Ok(())
 }
 
 /// Writes the meta row, which is what makes a batch a checkpoint.
-pub(crate) fn write_meta(batch: &mut sled::Batch, meta: &MetaV1) -> Result<(), CodecError> {
-    put(batch, META.to_vec(), codec::encode("meta row", meta)?);
+pub(crate) fn write_meta(rows: &mut impl Rows, meta: &MetaV1) -> io::Result<()> {
+    put(rows, META.to_vec(), codec::encode("meta row", meta)?)?;
     Ok(())
 }
 
-fn put(batch: &mut sled::Batch, key: Vec<u8>, row: Vec<u8>) {
+fn put(rows: &mut impl Rows, key: Vec<u8>, row: Vec<u8>) -> io::Result<()> {
     let sealed = seal(&key, row);
-    batch.insert(key, sealed);
+    rows.put(key, sealed)
 }
 
 /// Reads the pieces of a value that was not inline.

@@ -21,7 +21,7 @@ fn what_was_written_is_loaded() {
     assert_eq!(empty.last_applied, None);
 
     let mut state = sample_state();
-    checkpoints.write(Arc::new(state.clone())).unwrap();
+    checkpoints.write_now(Arc::new(state.clone())).unwrap();
     let (checkpoints, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&state));
 
@@ -36,7 +36,7 @@ fn what_was_written_is_loaded() {
     ];
     for (index, op) in (8..).zip(ops) {
         apply(&mut state, index, op);
-        checkpoints.write(Arc::new(state.clone())).unwrap();
+        checkpoints.write_now(Arc::new(state.clone())).unwrap();
     }
     let (checkpoints, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&state));
@@ -49,9 +49,9 @@ fn a_long_list_of_ages_is_written_piece_by_piece() {
     let dir = TempDir::new().unwrap();
     let (checkpoints, _) = open(dir.path()).unwrap();
     let mut state = state_after((0..3000u32).map(|n| age("n", (n % 150) as u8)));
-    checkpoints.write(Arc::new(state.clone())).unwrap();
+    checkpoints.write_now(Arc::new(state.clone())).unwrap();
     apply(&mut state, 3001, age("n", 5));
-    checkpoints.write(Arc::new(state.clone())).unwrap();
+    checkpoints.write_now(Arc::new(state.clone())).unwrap();
     let (_, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&state));
 }
@@ -63,8 +63,8 @@ fn an_older_view_does_not_undo_a_newer_checkpoint() {
     let older = state_after([put("k", b"1")]);
     let mut newer = older.clone();
     apply(&mut newer, 2, put("k", b"2"));
-    checkpoints.write(Arc::new(newer)).unwrap();
-    let durable = checkpoints.write(Arc::new(older)).unwrap();
+    checkpoints.write_now(Arc::new(newer)).unwrap();
+    let durable = checkpoints.write_now(Arc::new(older)).unwrap();
     assert_eq!(durable.revision(), 2);
 }
 
@@ -72,7 +72,7 @@ fn an_older_view_does_not_undo_a_newer_checkpoint() {
 fn replacing_is_atomic() {
     let dir = TempDir::new().unwrap();
     let (checkpoints, _) = open(dir.path()).unwrap();
-    checkpoints.write(Arc::new(state_after([put("old", b"1")]))).unwrap();
+    checkpoints.write_now(Arc::new(state_after([put("old", b"1")]))).unwrap();
 
     // A generation that was never finished: the old one counts.
     let db = open_sled(&generation_path(dir.path(), 2)).unwrap();
@@ -106,7 +106,7 @@ fn damage_is_found_and_named() {
     for (name, damage, message) in cases {
         let dir = TempDir::new().unwrap();
         let (checkpoints, _) = open(dir.path()).unwrap();
-        checkpoints.write(Arc::new(sample_state())).unwrap();
+        checkpoints.write_now(Arc::new(sample_state())).unwrap();
         damage(&checkpoints.lock().db);
         drop(checkpoints);
         let error = open(dir.path()).err().unwrap_or_else(|| panic!("{name}: not found")).to_string();
@@ -130,7 +130,63 @@ fn no_value_ends_up_in_an_unsynced_file() {
     let state = state_after(
         sizes.iter().cycle().take(70).enumerate().map(|(n, size)| put(&format!("{n:03}"), &vec![1; *size])),
     );
-    checkpoints.write(Arc::new(state)).unwrap();
+    checkpoints.write_now(Arc::new(state)).unwrap();
     let blobs = fs::read_dir(dir.path().join("00000001/blobs")).unwrap().count();
     assert_eq!(blobs, 0);
+}
+
+/// A crash after the journal was finished, with any part of the rows in sled: the new state. A crash
+/// before that: the old state.
+#[test]
+fn a_checkpoint_is_whole_or_not_at_all() {
+    let old = Arc::new(sample_state());
+    let mut new = (*old).clone();
+    for (index, op) in (8..).zip([put("a", b"new"), Op::Delete { key: "large".into() }, age("Lukas", 9)]) {
+        apply(&mut new, index, op);
+    }
+    for applied in [None, Some(0), Some(1), Some(2), Some(usize::MAX)] {
+        let dir = TempDir::new().unwrap();
+        let (checkpoints, _) = open(dir.path()).unwrap();
+        checkpoints.write_now(Arc::clone(&old)).unwrap();
+        let mut journal = JournalWriter::create(dir.path(), 1).unwrap();
+        difference(&old, &new, &mut journal).unwrap();
+        let expected = match applied {
+            None => {
+                drop(journal);
+                content(&old)
+            }
+            Some(rows) => {
+                journal.finish().unwrap();
+                let db = &checkpoints.lock().db;
+                let mut some = FirstRows { left: rows, batches: Batches::new(db) };
+                difference(&old, &new, &mut some).unwrap();
+                some.batches.finish().unwrap();
+                content(&new)
+            }
+        };
+        let (checkpoints, loaded) = reopened(checkpoints, &dir);
+        assert_eq!(content(&loaded), expected, "{applied:?} rows were in sled");
+        assert!(!dir.path().join("journal").exists() && !dir.path().join("journal.new").exists());
+        // And the next checkpoint stands on it.
+        let mut next = (*loaded).clone();
+        apply(&mut next, 20, put("b", b"next"));
+        checkpoints.write_now(Arc::new(next.clone())).unwrap();
+        assert_eq!(content(&reopened(checkpoints, &dir).1), content(&next));
+    }
+}
+
+struct FirstRows<'a> {
+    left: usize,
+    batches: Batches<'a>,
+}
+
+impl Rows for FirstRows<'_> {
+    fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()> {
+        self.left = self.left.saturating_sub(1);
+        if self.left > 0 { self.batches.put(key, sealed) } else { Ok(()) }
+    }
+    fn remove(&mut self, key: Vec<u8>) -> io::Result<()> {
+        self.left = self.left.saturating_sub(1);
+        if self.left > 0 { self.batches.remove(key) } else { Ok(()) }
+    }
 }

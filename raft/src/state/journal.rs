@@ -1,0 +1,238 @@
+//! What makes a checkpoint atomic: its rows are durable in one file before sled sees any of them.
+//!
+//! sled applies a batch atomically, but a batch of a whole checkpoint costs it more than twice the
+//! time per row of many small ones, and it reclaims no space meanwhile (17.1 against 6.7 µs a row and
+//! 254 against 90 MiB for 100,000 rows of 300 bytes). So the rows go to `journal` first: written under
+//! another name, synced, renamed. Then they go to sled in small batches, in any number of attempts:
+//! they are whole rows, and writing one twice changes nothing. After a crash the journal is applied
+//! again; one that was never finished has another name and is dropped.
+//!
+//! Layout: the 8 bytes `HEARTHJ` 1, the generation:u32, then frames of length:u32, crc32:u32 and a
+//! body; all numbers little-endian. A body is 1 (put), key length:u16, key, row; or 2 (remove), key; or
+//! 3 (end), number of frames before it:u64.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::codec::RECORD_BYTES_MAX;
+use crate::state::rows::Rows;
+
+const MAGIC: &[u8; 8] = b"HEARTHJ\x01";
+const PUT: u8 = 1;
+const REMOVE: u8 = 2;
+const END: u8 = 3;
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("journal")
+}
+
+fn unfinished_path(dir: &Path) -> PathBuf {
+    dir.join("journal.new")
+}
+
+/// Collects the rows of one checkpoint.
+pub(super) struct JournalWriter {
+    dir: PathBuf,
+    out: BufWriter<File>,
+    frames: u64,
+}
+
+impl JournalWriter {
+    pub(super) fn create(dir: &Path, generation: u32) -> io::Result<Self> {
+        let mut out = BufWriter::with_capacity(1 << 18, File::create(unfinished_path(dir))?);
+        out.write_all(MAGIC)?;
+        out.write_all(&generation.to_le_bytes())?;
+        Ok(Self { dir: dir.to_owned(), out, frames: 0 })
+    }
+
+    /// Makes the journal durable under its name. From here on the checkpoint will be complete.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        let frames = self.frames;
+        self.frame(END, &frames.to_le_bytes(), &[])?;
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_data()?;
+        fs::rename(unfinished_path(&self.dir), path(&self.dir))?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    fn frame(&mut self, kind: u8, first: &[u8], second: &[u8]) -> io::Result<()> {
+        let mut hasher = crc32fast::Hasher::new();
+        for part in [&[kind], first, second] {
+            hasher.update(part);
+        }
+        let len = u32::try_from(1 + first.len() + second.len()).map_err(io::Error::other)?;
+        self.out.write_all(&len.to_le_bytes())?;
+        self.out.write_all(&hasher.finalize().to_le_bytes())?;
+        for part in [&[kind], first, second] {
+            self.out.write_all(part)?;
+        }
+        self.frames += 1;
+        Ok(())
+    }
+}
+
+impl Rows for JournalWriter {
+    fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()> {
+        let mut head = u16::try_from(key.len()).map_err(io::Error::other)?.to_le_bytes().to_vec();
+        head.extend_from_slice(&key);
+        self.frame(PUT, &head, &sealed)
+    }
+
+    fn remove(&mut self, key: Vec<u8>) -> io::Result<()> {
+        self.frame(REMOVE, &key, &[])
+    }
+}
+
+/// Applies a finished journal of `generation` to `rows`, if there is one, and drops an unfinished one.
+///
+/// # Errors
+/// `InvalidData` naming the offset when a finished journal is damaged.
+pub(super) fn recover(dir: &Path, generation: u32, rows: &mut impl Rows) -> io::Result<()> {
+    remove_if_there(&unfinished_path(dir))?;
+    let file = match File::open(path(dir)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut input = BufReader::with_capacity(1 << 18, file);
+    let mut header = [0; 12];
+    input.read_exact(&mut header)?;
+    let [magic @ .., g0, g1, g2, g3] = header;
+    if &magic != MAGIC {
+        return Err(damaged(0, "it does not begin like one, or a newer Hearth wrote it"));
+    }
+    if u32::from_le_bytes([g0, g1, g2, g3]) != generation {
+        // Another generation replaced the one that it was for.
+        return Ok(());
+    }
+    let mut offset = header.len() as u64;
+    let mut frames = 0;
+    loop {
+        let body = read_frame(&mut input, offset)?;
+        let bad = || damaged(offset, "not a row");
+        match body.split_first().ok_or_else(bad)? {
+            (&PUT, rest) => {
+                let (len, rest) = rest.split_first_chunk::<2>().ok_or_else(bad)?;
+                let (key, row) =
+                    rest.split_at_checked(usize::from(u16::from_le_bytes(*len))).ok_or_else(bad)?;
+                rows.put(key.to_vec(), row.to_vec())?;
+            }
+            (&REMOVE, key) => rows.remove(key.to_vec())?,
+            (&END, count) if count == u64::to_le_bytes(frames) => return Ok(()),
+            _ => return Err(bad()),
+        }
+        frames += 1;
+        offset += 8 + body.len() as u64;
+    }
+}
+
+/// To be called when sled durably holds what the journal has.
+pub(super) fn remove(dir: &Path) -> io::Result<()> {
+    remove_if_there(&path(dir))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn read_frame(input: &mut impl Read, offset: u64) -> io::Result<Vec<u8>> {
+    let cut = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => damaged(offset, "it ends too early"),
+        _ => error,
+    };
+    let mut header = [0; 8];
+    input.read_exact(&mut header).map_err(cut)?;
+    let [l0, l1, l2, l3, c0, c1, c2, c3] = header;
+    let len = u32::from_le_bytes([l0, l1, l2, l3]);
+    if u64::from(len) > RECORD_BYTES_MAX {
+        return Err(damaged(offset, "a row longer than any"));
+    }
+    let mut body = vec![0; len as usize];
+    input.read_exact(&mut body).map_err(cut)?;
+    if crc32fast::hash(&body) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        return Err(damaged(offset, "checksum does not match"));
+    }
+    Ok(body)
+}
+
+fn damaged(offset: u64, reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("journal, offset {offset}: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[derive(Default, Debug, PartialEq)]
+    struct Seen(Vec<(Vec<u8>, Option<Vec<u8>>)>);
+
+    impl Rows for Seen {
+        fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()> {
+            self.0.push((key, Some(sealed)));
+            Ok(())
+        }
+        fn remove(&mut self, key: Vec<u8>) -> io::Result<()> {
+            self.0.push((key, None));
+            Ok(())
+        }
+    }
+
+    fn written(dir: &Path) -> JournalWriter {
+        let mut journal = JournalWriter::create(dir, 3).unwrap();
+        journal.put(b"k1".to_vec(), b"row".to_vec()).unwrap();
+        journal.remove(b"k2".to_vec()).unwrap();
+        journal
+    }
+
+    #[test]
+    fn only_a_finished_journal_of_this_generation_counts() {
+        let dir = TempDir::new().unwrap();
+        let mut seen = Seen::default();
+        drop(written(dir.path()));
+        recover(dir.path(), 3, &mut seen).unwrap();
+        assert_eq!(seen.0, []);
+        assert!(!unfinished_path(dir.path()).exists());
+
+        written(dir.path()).finish().unwrap();
+        recover(dir.path(), 4, &mut seen).unwrap();
+        assert_eq!(seen.0, []);
+        recover(dir.path(), 3, &mut seen).unwrap();
+        assert_eq!(seen.0, [(b"k1".to_vec(), Some(b"row".to_vec())), (b"k2".to_vec(), None)]);
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let dir = TempDir::new().unwrap();
+        written(dir.path()).finish().unwrap();
+        let bytes = fs::read(path(dir.path())).unwrap();
+        let mut expected = b"HEARTHJ\x01\x03\0\0\0".to_vec();
+        for body in [&b"\x01\x02\0k1row"[..], b"\x02k2", b"\x03\x02\0\0\0\0\0\0\0"] {
+            expected.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
+            expected.extend(crc32fast::hash(body).to_le_bytes());
+            expected.extend(body);
+        }
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_found() {
+        let dir = TempDir::new().unwrap();
+        written(dir.path()).finish().unwrap();
+        let good = fs::read(path(dir.path())).unwrap();
+        for at in 12..good.len() {
+            let mut flipped = good.clone();
+            flipped[at] ^= 1 << (at % 8);
+            for bytes in [&good[..at], &flipped] {
+                fs::write(path(dir.path()), bytes).unwrap();
+                let error = recover(dir.path(), 3, &mut Seen::default()).unwrap_err();
+                assert!(error.to_string().starts_with("journal, offset "), "{error}");
+            }
+        }
+    }
+}
