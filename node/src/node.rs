@@ -118,6 +118,7 @@ fn store_options(settings: &Settings, http_advertise: String) -> StoreOptions {
         election_timeout_max: settings.raft_election_timeout_max,
         request_timeout: settings.request_timeout,
         data_bytes_max: settings.storage_data_bytes_max.as_u64(),
+        disk_free_min: settings.storage_disk_free_min.as_u64(),
         proposals_max: settings.raft_proposals_max,
         checkpoint_entries: settings.storage_checkpoint_entries,
         checkpoint_bytes: settings.storage_checkpoint_bytes.as_u64(),

@@ -6,6 +6,7 @@
 //! DIR/log/           the Raft log and the vote
 //! DIR/state/         checkpoints in sled, a directory a generation
 //! DIR/snapshot/      snapshots while they are received; emptied at start
+//! DIR/ballast        room to start on a full disk
 //! ```
 //!
 //! A directory that is not empty and not Hearth's is never touched, and neither is one of another

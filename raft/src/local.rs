@@ -1,8 +1,7 @@
 //! What this node does itself, as the leader or about itself. Nothing here goes to another node.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
@@ -10,9 +9,11 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::Semaphore;
 
 use crate::coalesce::Coalesced;
+use crate::disk::Disk;
 use crate::metrics::StoreMetrics;
 use crate::peer::message::{ReadRefusalV1, StatusV1, WriteRefusalV1};
 use crate::proposal::{Outcome, Proposal};
+use crate::rounds::Rounds;
 use crate::state::Published;
 use crate::types::{Command, Raft};
 
@@ -33,9 +34,10 @@ pub(crate) struct Local {
     pub(crate) published: Published,
     limits: Limits,
     room: Arc<Semaphore>,
+    rounds: Rounds,
     metrics: Arc<StoreMetrics>,
     read_index: Coalesced<Result<u64, ReadRefusalV1>>,
-    data_dir: PathBuf,
+    pub(crate) disk: Arc<Disk>,
     http_advertise: String,
 }
 
@@ -45,7 +47,7 @@ impl Local {
         published: Published,
         limits: Limits,
         metrics: StoreMetrics,
-        data_dir: PathBuf,
+        disk: Arc<Disk>,
         http_advertise: String,
     ) -> Arc<Self> {
         let asking = raft.clone();
@@ -53,9 +55,10 @@ impl Local {
             let raft = asking.clone();
             async move { confirm_leadership(&raft).await }
         });
+        let rounds = Rounds::new(raft.clone());
         let room = Arc::new(Semaphore::new(limits.proposals_max));
         let metrics = Arc::new(metrics);
-        Arc::new(Self { raft, published, limits, room, metrics, read_index, data_dir, http_advertise })
+        Arc::new(Self { raft, published, limits, room, rounds, metrics, read_index, disk, http_advertise })
     }
 
     /// Proposes `command` and waits until it is applied here, which is after a majority has it on
@@ -76,8 +79,8 @@ impl Local {
         }
     }
 
-    /// Proposes `command`; `answer` is called once, with what became of it. Returns once openraft has
-    /// taken the command.
+    /// Proposes `command`; `answer` is called once, with what became of it. Returns once the command is
+    /// on its way.
     pub(crate) async fn propose_with<A>(&self, command: Command, answer: A)
     where
         A: FnOnce(Outcome) + Send + 'static,
@@ -94,18 +97,17 @@ impl Local {
                 return answer(outcome);
             }
         };
-        let proposal = Proposal::new(answer, Arc::clone(&self.metrics), place);
-        let responder = proposal.into_responder();
-        // When the Raft core is down it drops the responder, which answers.
-        drop(self.raft.client_write_ff(command.stamped(clock_ms()), Some(responder)).await);
+        let proposal = Proposal::new(command, answer, Arc::clone(&self.metrics), place);
+        self.rounds.propose(&self.raft, proposal).await;
     }
 
-    /// Refuses what would grow the data past the limit. Deletes, and overwrites that do not grow
-    /// it, always pass.
+    /// Refuses what would grow the data past the limit, or while the disk is nearly full. Deletes, and
+    /// overwrites that do not grow it, always pass.
     fn check_room(&self, command: &Command) -> Result<(), WriteRefusalV1> {
         let data_bytes_max = self.limits.data_bytes_max;
         let view = self.published.view();
-        if view.data_bytes + command.bytes().len() as u64 <= data_bytes_max {
+        let disk_low = self.disk.is_low();
+        if !disk_low && view.data_bytes + command.bytes().len() as u64 <= data_bytes_max {
             return Ok(());
         }
         let growth = match command.decode() {
@@ -113,6 +115,10 @@ impl Local {
             // Refused where it is applied, in the same way on every node.
             Err(_) => 0,
         };
+        if growth > 0 && disk_low {
+            let (free_bytes, free_min) = (self.disk.free_bytes(), self.disk.free_min());
+            return Err(WriteRefusalV1::DiskLow { free_bytes, free_min });
+        }
         if growth > 0 && view.data_bytes.saturating_add_signed(growth) > data_bytes_max {
             return Err(WriteRefusalV1::StorageFull { data_bytes_max });
         }
@@ -142,14 +148,8 @@ impl Local {
             applied_index: view.revision(),
             keys: view.keys.len() as u64,
             data_bytes: view.data_bytes,
-            disk_free_bytes: self.disk_free_bytes(),
+            disk_free_bytes: self.disk.free_bytes(),
         }
-    }
-
-    /// Bytes that an unprivileged process may still write to the disk of the data directory; 0 when
-    /// the file system does not say.
-    pub(crate) fn disk_free_bytes(&self) -> u64 {
-        rustix::fs::statvfs(&self.data_dir).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 
@@ -164,10 +164,4 @@ async fn confirm_leadership(raft: &Raft) -> Result<u64, ReadRefusalV1> {
         Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadRefusalV1::NoQuorum),
         Err(RaftError::Fatal(_)) => Err(ReadRefusalV1::NotLeader(None)),
     }
-}
-
-/// The clock that a leader stamps commands with: milliseconds since the Unix epoch.
-fn clock_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -102,7 +102,7 @@ impl StoreMetrics {
         let label = match outcome {
             Ok(_) => return self.applied.inc(),
             Err(WriteRefusalV1::NotLeader(_)) => "not_leader",
-            Err(WriteRefusalV1::StorageFull { .. }) => "storage_full",
+            Err(WriteRefusalV1::StorageFull { .. } | WriteRefusalV1::DiskLow { .. }) => "storage_full",
             Err(WriteRefusalV1::Overloaded) => "overloaded",
             Err(WriteRefusalV1::OutcomeUnknown(_)) => "unknown",
         };

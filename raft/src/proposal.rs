@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::metrics::StoreMetrics;
 use crate::peer::message::{WriteRefusalV1, WrittenV1};
-use crate::types::TypeConfig;
+use crate::types::{Command, TypeConfig};
 
 /// What became of a command. Every refusal but `OutcomeUnknown` means that nothing was proposed.
 pub(crate) type Outcome = Result<WrittenV1, WriteRefusalV1>;
@@ -24,23 +24,48 @@ impl<T: Send + 'static> openraft::raft::responder::Responder<TypeConfig, T> for 
     }
 }
 
-/// Holds one of the places for proposals until the command is answered, which happens exactly once:
-/// also when openraft drops it unanswered because the node stops.
-pub(crate) struct Proposal<A: FnOnce(Outcome) + Send + 'static> {
-    answer: Option<A>,
+/// A command that waits to be proposed. It holds one of the places for proposals until it is answered,
+/// which happens exactly once: also when it is dropped unanswered because the node stops.
+pub(crate) struct Proposal {
+    command: Option<Command>,
+    answer: Option<Box<dyn FnOnce(Outcome) + Send>>,
     begun: Instant,
     metrics: Arc<StoreMetrics>,
+    /// Whether openraft has it, so that what becomes of it is out of this node's hands.
+    proposed: bool,
     _place: OwnedSemaphorePermit,
 }
 
-impl<A: FnOnce(Outcome) + Send + 'static> Proposal<A> {
-    pub(crate) fn new(answer: A, metrics: Arc<StoreMetrics>, place: OwnedSemaphorePermit) -> Self {
-        Self { answer: Some(answer), begun: Instant::now(), metrics, _place: place }
+impl Proposal {
+    pub(crate) fn new(
+        command: Command,
+        answer: impl FnOnce(Outcome) + Send + 'static,
+        metrics: Arc<StoreMetrics>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            command: Some(command),
+            answer: Some(Box::new(answer)),
+            begun: Instant::now(),
+            metrics,
+            proposed: false,
+            _place: place,
+        }
     }
 
-    /// For openraft to call when the command was applied, or will not be as far as it knows.
-    pub(crate) fn into_responder(self) -> Responder<ClientWriteResult<TypeConfig>> {
-        Responder(Box::new(move |result| self.complete(result)))
+    /// The command, and what openraft calls when it was applied, or will not be as far as it knows.
+    /// `round` is kept until then. `None` when it was taken before.
+    pub(crate) fn propose<R: Send + 'static>(
+        mut self,
+        round: R,
+    ) -> Option<(Command, Responder<ClientWriteResult<TypeConfig>>)> {
+        let command = self.command.take()?;
+        self.proposed = true;
+        let responder = Responder(Box::new(move |result| {
+            self.complete(result);
+            drop(round);
+        }));
+        Some((command, responder))
     }
 
     fn complete(mut self, result: ClientWriteResult<TypeConfig>) {
@@ -60,7 +85,7 @@ impl<A: FnOnce(Outcome) + Send + 'static> Proposal<A> {
     }
 
     /// Answers, once.
-    pub(crate) fn settle(&mut self, outcome: Outcome) {
+    fn settle(&mut self, outcome: Outcome) {
         if let Some(answer) = self.answer.take() {
             self.metrics.count_proposal(&outcome);
             answer(outcome);
@@ -68,8 +93,11 @@ impl<A: FnOnce(Outcome) + Send + 'static> Proposal<A> {
     }
 }
 
-impl<A: FnOnce(Outcome) + Send + 'static> Drop for Proposal<A> {
+impl Drop for Proposal {
     fn drop(&mut self) {
-        self.settle(Err(WriteRefusalV1::OutcomeUnknown("the node stopped".to_owned())));
+        self.settle(Err(match self.proposed {
+            true => WriteRefusalV1::OutcomeUnknown("the node stopped".to_owned()),
+            false => WriteRefusalV1::NotLeader(None),
+        }));
     }
 }

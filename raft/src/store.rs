@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::bootstrap::{self, BootstrapError};
 use crate::coalesce::Coalesced;
 use crate::command::{Command, Op, Reply};
+use crate::disk::Disk;
 use crate::identity::{DataDir, DataDirError, Identity};
 use crate::local::{Limits, Local};
 use crate::log::{LogOptions, LogStore};
@@ -57,6 +58,8 @@ pub struct StoreOptions {
     pub request_timeout: Duration,
     /// Bytes of data beyond which the store may not grow.
     pub data_bytes_max: u64,
+    /// Free bytes on the disk below which the data may not grow.
+    pub disk_free_min: u64,
     /// Writes that the leader works on at once.
     pub proposals_max: usize,
     /// Entries applied since the last checkpoint that cause the next one.
@@ -130,6 +133,16 @@ pub enum WriteError {
     StorageFull {
         /// The limit, in bytes.
         data_bytes_max: u64,
+    },
+    /// The leader's disk is nearly full. It was not applied.
+    #[error(
+        "the leader's disk has {free_bytes} bytes left, less than storage.disk_free_min, {disk_free_min}"
+    )]
+    DiskLow {
+        /// What is free, in bytes.
+        free_bytes: u64,
+        /// What must be, in bytes.
+        disk_free_min: u64,
     },
     /// It was proposed, and what became of it is not known.
     #[error("the write was proposed, but its outcome is not known: {reason}")]
@@ -223,6 +236,8 @@ pub struct Standing {
     pub is_caught_up: bool,
     /// Entries that are committed, as far as this node knows, and not applied here.
     pub apply_lag: u64,
+    /// Whether the disk has less room than it must have.
+    pub is_disk_low: bool,
 }
 
 /// How long a member may take to report on itself.
@@ -312,6 +327,8 @@ impl Store {
             }
         };
 
+        // Before anything is opened: that may need the ballast.
+        let disk = Disk::new(&options.data_dir, options.disk_free_min).map_err(OpenError::Storage)?;
         let state_metrics = StateMetrics::register(registry)?;
         let metrics = StoreMetrics::register(registry)?;
         let gauges = RaftGauges::register(registry)?;
@@ -356,13 +373,14 @@ impl Store {
             published.clone(),
             limits,
             metrics,
-            options.data_dir.clone(),
+            Arc::clone(&disk),
             options.http_advertise.clone(),
         );
 
         let mut tasks = Vec::new();
         let (leadership, leadership_task) = watch_leadership(&raft, &gauges);
         tasks.push(leadership_task);
+        tasks.push(tokio::spawn(Arc::clone(&disk).watch()));
         let service = Arc::new(Service {
             identity: identity.clone(),
             local: Arc::clone(&local),
@@ -459,6 +477,9 @@ impl Store {
                 WriteRefusalV1::StorageFull { data_bytes_max } => {
                     return Err(WriteError::StorageFull { data_bytes_max });
                 }
+                WriteRefusalV1::DiskLow { free_bytes, free_min } => {
+                    return Err(WriteError::DiskLow { free_bytes, disk_free_min: free_min });
+                }
                 WriteRefusalV1::OutcomeUnknown(reason) => return Err(WriteError::OutcomeUnknown { reason }),
                 WriteRefusalV1::NotLeader(_) => {}
             }
@@ -480,6 +501,7 @@ impl Store {
             is_running: metrics.running_state.is_ok(),
             is_caught_up: *self.caught_up.borrow(),
             apply_lag: committed.saturating_sub(self.published.view().revision()),
+            is_disk_low: self.routes.local.disk.is_low(),
         }
     }
 
@@ -517,7 +539,7 @@ impl Store {
 
     /// Free bytes on the disk of the data directory.
     pub fn disk_free_bytes(&self) -> u64 {
-        self.routes.local.disk_free_bytes()
+        self.routes.local.disk.free_bytes()
     }
 
     /// Brings the gauges up to date; called before they are read.

@@ -21,6 +21,7 @@ fn options(dir: &Path, peer: String) -> StoreOptions {
         election_timeout_max: Duration::from_millis(600),
         request_timeout: Duration::from_secs(5),
         data_bytes_max: 1000,
+        disk_free_min: 0,
         proposals_max: 100,
         checkpoint_entries: 10,
         checkpoint_bytes: 1 << 20,

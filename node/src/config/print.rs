@@ -70,6 +70,7 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "raft_log_keep_entries" => number(s.raft_log_keep_entries),
         "raft_proposals_max" => number(s.raft_proposals_max as u64),
         "storage_data_bytes_max" => size(s.storage_data_bytes_max),
+        "storage_disk_free_min" => size(s.storage_disk_free_min),
         "storage_checkpoint_entries" => number(s.storage_checkpoint_entries),
         "storage_checkpoint_bytes" => size(s.storage_checkpoint_bytes),
         "storage_checkpoint_interval" => time(s.storage_checkpoint_interval),

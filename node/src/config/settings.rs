@@ -93,6 +93,9 @@ pub struct Settings {
     /// Bytes of keys, values, names and ages that the store may hold; it has to fit in memory
     #[arg(long, env = "HEARTH_STORAGE_DATA_BYTES_MAX", default_value = "4GiB", value_name = "SIZE", value_parser = size)]
     pub storage_data_bytes_max: ByteSize,
+    /// Free bytes on the disk of data_dir below which the data may not grow; deletes still work
+    #[arg(long, env = "HEARTH_STORAGE_DISK_FREE_MIN", default_value = "256MiB", value_name = "SIZE", value_parser = size)]
+    pub storage_disk_free_min: ByteSize,
     /// Log entries after which the state is written to disk and the log can shrink
     #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_ENTRIES", default_value_t = 300_000, value_name = "N")]
     pub storage_checkpoint_entries: u64,

@@ -18,9 +18,14 @@ pub(super) async fn live(uri: Uri) -> Response {
 }
 
 /// `GET /readyz`: 200 when the node can serve the store, else 503 naming the checks that fail.
-/// With `?verbose` every check has a line: `[+]name ok` or `[-]name failed: why`.
+/// With `?verbose` every check has a line: `[+]name ok` or `[-]name failed: why`. `?exclude=name`
+/// leaves a check out: a load balancer excludes `disk`, because reads and deletes go on.
 pub(super) async fn ready(State(app): State<Arc<App>>, uri: Uri) -> Response {
-    report(&uri, &checks(&app))
+    let query = uri.query().unwrap_or_default();
+    let excluded: Vec<&str> = query.split('&').filter_map(|pair| pair.strip_prefix("exclude=")).collect();
+    let mut checks = checks(&app);
+    checks.retain(|(name, _)| !excluded.contains(name));
+    report(&uri, &checks)
 }
 
 /// `GET /leader`: 200 on the leader, 503 elsewhere; names the leader when one is known.
@@ -50,6 +55,7 @@ fn checks(app: &App) -> Vec<Check> {
         (true, _) => Ok(()),
     };
     checks.push(("caught_up", caught_up));
+    checks.push(("disk", verdict(!standing.is_disk_low, "less than storage.disk_free_min is free")));
     checks
 }
 

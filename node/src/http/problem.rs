@@ -133,7 +133,7 @@ impl From<WriteError> for Problem {
         let code = match &error {
             WriteError::NoLeader { .. } => Code::NoLeader,
             WriteError::Overloaded => Code::Overloaded,
-            WriteError::StorageFull { .. } => Code::StorageFull,
+            WriteError::StorageFull { .. } | WriteError::DiskLow { .. } => Code::StorageFull,
             WriteError::OutcomeUnknown { .. } => Code::OutcomeUnknown,
             WriteError::Invalid(_) => Code::InvalidBody,
         };

@@ -139,6 +139,13 @@ pub(crate) enum WriteRefusalV1 {
     Overloaded,
     /// Proposed; whether it was or will be applied is not known.
     OutcomeUnknown(String),
+    /// Not proposed: the leader's disk is nearly full.
+    DiskLow {
+        /// What is free, in bytes.
+        free_bytes: u64,
+        /// What must be, in bytes.
+        free_min: u64,
+    },
 }
 
 /// What a node says of itself.

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::OrdMap;
 use openraft::EntryPayload;
+use smol_str::SmolStr;
 
 pub use self::ages::AgeList;
 pub(crate) use self::machine::Published;
@@ -56,10 +57,11 @@ pub struct Record {
 /// The whole replicated state at one log index.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    /// Keys in byte order.
-    pub keys: OrdMap<Arc<str>, Arc<Record>>,
+    /// Keys in byte order. Up to 23 bytes of a key lie in the map's nodes themselves: comparing them
+    /// follows no pointer, and copying a node counts no references for them.
+    pub keys: OrdMap<SmolStr, Arc<Record>>,
     /// Names in byte order, and their ages in insertion order.
-    pub ages: OrdMap<Arc<str>, AgeList>,
+    pub ages: OrdMap<SmolStr, AgeList>,
     /// Bytes of keys, values, content types, names and ages: what `storage.data_bytes_max` bounds.
     pub data_bytes: u64,
     /// The leader's clock of the newest command, in milliseconds since the Unix epoch; never goes
@@ -165,13 +167,13 @@ impl State {
     }
 
     /// Puts back a key that was read from disk.
-    pub(crate) fn restore_key(&mut self, key: Arc<str>, record: Record) {
+    pub(crate) fn restore_key(&mut self, key: SmolStr, record: Record) {
         self.data_bytes += record_bytes(&key, &record);
         self.keys.insert(key, Arc::new(record));
     }
 
     /// Puts back a list of ages that was read from disk.
-    pub(crate) fn restore_ages(&mut self, name: Arc<str>, list: AgeList) {
+    pub(crate) fn restore_ages(&mut self, name: SmolStr, list: AgeList) {
         self.data_bytes += (name.len() + list.len()) as u64;
         self.ages.insert(name, list);
     }
