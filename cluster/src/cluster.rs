@@ -9,6 +9,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::volume::Volume;
+
 use crate::http::Client;
 use crate::process::{Process, log_tail};
 use crate::{address, binary, seed, wait};
@@ -25,12 +27,15 @@ pub struct Options {
     pub nodes: usize,
     /// Flags for every node, beside those for names, addresses and directories.
     pub flags: Vec<String>,
+    /// Bytes of a file system of its own for each node's data; needs root. `None`: the temporary
+    /// directory's.
+    pub volume_bytes: Option<u64>,
 }
 
 impl Default for Options {
     /// Three nodes with the default settings.
     fn default() -> Self {
-        Self { nodes: 3, flags: Vec::new() }
+        Self { nodes: 3, flags: Vec::new(), volume_bytes: None }
     }
 }
 
@@ -51,7 +56,10 @@ pub struct Node {
     pub client: Client,
     /// All arguments that it is started with.
     pub arguments: Vec<String>,
+    // Dropped before the volume that it writes to.
     process: Option<Process>,
+    /// The file system that its data directory is on, when it has one of its own.
+    pub volume: Option<Volume>,
 }
 
 impl Node {
@@ -127,7 +135,9 @@ impl Cluster {
         }
         let mut nodes = Vec::with_capacity(options.nodes);
         for (index, (name, http, peer)) in members.iter().enumerate() {
-            let data_dir = directory.path().join(name);
+            let room = directory.path().join(format!("{name}-volume"));
+            let volume = options.volume_bytes.map(|bytes| Volume::mount(&room, bytes)).transpose()?;
+            let data_dir = volume.as_ref().map_or(directory.path(), Volume::path).join(name);
             let order = members.iter().cycle().skip(index).take(members.len());
             let initial: Vec<String> = order.map(|(name, _, peer)| format!("{name}={peer}")).collect();
             let mut arguments = node_arguments(name, &data_dir, *http, *peer, &initial.join(","));
@@ -135,7 +145,7 @@ impl Cluster {
             let log = directory.path().join(format!("{name}.log"));
             let client = Client::new(*http)?;
             let (name, http, peer) = (name.clone(), *http, *peer);
-            nodes.push(Node { name, http, peer, data_dir, log, client, arguments, process: None });
+            nodes.push(Node { name, http, peer, data_dir, log, client, arguments, process: None, volume });
         }
         let mut cluster = Self { nodes, directory };
         cluster.restart_all().await?;
@@ -241,6 +251,14 @@ impl Cluster {
     /// When it is not running.
     pub fn resume(&self, i: usize) -> Result<()> {
         self.nodes[i].process()?.signal(Signal::CONT)
+    }
+
+    /// Starts node `i` again, with its data, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it is already running.
+    pub fn spawn(&mut self, i: usize) -> Result<()> {
+        self.nodes[i].start()
     }
 
     /// Starts node `i` again, with its data, and waits until it is ready.

@@ -146,6 +146,22 @@ impl Client {
         outcome(read(self.http.put(url).header(CONTENT_TYPE, "text/plain").body(value.to_owned())).await)
     }
 
+    /// Puts a value under a key, and gives the whole answer.
+    ///
+    /// # Errors
+    /// When no complete answer came.
+    pub async fn put_key_reply(&self, key: &str, value: &str) -> reqwest::Result<Reply> {
+        read(self.http.put(self.key_url(key)).body(value.to_owned())).await
+    }
+
+    /// Deletes a key, and gives the status of the answer.
+    ///
+    /// # Errors
+    /// When no complete answer came.
+    pub async fn delete_key(&self, key: &str) -> reqwest::Result<u16> {
+        Ok(self.send(Method::DELETE, self.key_url(key)).await?.status)
+    }
+
     /// A key's value, linearizable; `None` when there is none.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod http;
 pub mod process;
 pub mod seed;
+pub mod volume;
 pub mod wait;
 pub mod workload;
 
