@@ -149,6 +149,7 @@ impl Local {
             keys: view.keys.len() as u64,
             data_bytes: view.data_bytes,
             disk_free_bytes: self.disk.free_bytes(),
+            state_hash: view.hash,
         }
     }
 }

@@ -202,22 +202,24 @@ pub struct MemberReport {
     pub data_bytes: u64,
     /// Free bytes on its disk.
     pub disk_free_bytes: u64,
+    /// Hash of its state at `applied_index`; equal on members with the same one.
+    pub state_hash: u64,
 }
 
 impl From<StatusV1> for MemberReport {
     fn from(status: StatusV1) -> Self {
-        let StatusV1 {
-            version,
-            http,
-            state,
-            term,
-            last_log_index,
-            applied_index,
-            keys,
-            data_bytes,
-            disk_free_bytes,
-        } = status;
-        Self { version, http, state, term, last_log_index, applied_index, keys, data_bytes, disk_free_bytes }
+        Self {
+            version: status.version,
+            http: status.http,
+            state: status.state,
+            term: status.term,
+            last_log_index: status.last_log_index,
+            applied_index: status.applied_index,
+            keys: status.keys,
+            data_bytes: status.data_bytes,
+            disk_free_bytes: status.disk_free_bytes,
+            state_hash: status.state_hash,
+        }
     }
 }
 
@@ -640,7 +642,7 @@ impl Routes {
     async fn report(&self, id: u64, member: &Member) -> Result<MemberReport, String> {
         let link = self.peers.link(Lane::Vital, id, &member.peer);
         match link.call(&RequestV1::Status, REPORT_TIMEOUT).await {
-            Ok(ResponseV1::Status(status)) => Ok(status.into()),
+            Ok(ResponseV1::Status(status)) => Ok((*status).into()),
             Ok(other) => Err(format!("unexpected answer: {other:?}")),
             Err(error) => Err(error.to_string()),
         }

@@ -46,6 +46,8 @@ struct Member {
     disk_free_bytes: Option<u64>,
     data_bytes: Option<u64>,
     keys: Option<u64>,
+    /// 16 hexadecimal digits; equal on members with the same `applied_index`.
+    state_hash: Option<String>,
     error: Option<String>,
 }
 
@@ -94,6 +96,7 @@ fn member(status: MemberStatus, furthest: Option<u64>) -> Member {
             disk_free_bytes: Some(report.disk_free_bytes),
             data_bytes: Some(report.data_bytes),
             keys: Some(report.keys),
+            state_hash: Some(format!("{:016x}", report.state_hash)),
             ..base
         },
     }

@@ -53,7 +53,7 @@ pub(crate) enum ResponseV1 {
     StreamAppend(StreamAppendV1),
     TransferLeader,
     ReadIndex(Result<u64, ReadRefusalV1>),
-    Status(StatusV1),
+    Status(Box<StatusV1>),
     Write(Result<WrittenV1, WriteRefusalV1>),
     Snapshot {
         vote: VoteV1,
@@ -160,6 +160,7 @@ pub(crate) struct StatusV1 {
     pub(crate) keys: u64,
     pub(crate) data_bytes: u64,
     pub(crate) disk_free_bytes: u64,
+    pub(crate) state_hash: u64,
 }
 
 /// The founder's question to the other initial members; see [`crate::bootstrap`].

@@ -240,7 +240,7 @@ impl Service {
                 ResponseV1::TransferLeader
             }
             RequestV1::ReadIndex => ResponseV1::ReadIndex(self.local.read_index().await),
-            RequestV1::Status => ResponseV1::Status(self.local.status()),
+            RequestV1::Status => ResponseV1::Status(Box::new(self.local.status())),
             RequestV1::Found(_) => {
                 ResponseV1::Found(FoundAnswerV1::Member { cluster_id: self.identity.cluster_id })
             }

@@ -26,6 +26,11 @@ impl AgeList {
         self.revision = revision;
     }
 
+    /// All ages; shares their memory.
+    pub(crate) fn ages(&self) -> Vector<u8> {
+        self.ages.clone()
+    }
+
     /// How many ages there are; never 0.
     #[expect(clippy::len_without_is_empty, reason = "a list exists only with its first age")]
     pub fn len(&self) -> usize {

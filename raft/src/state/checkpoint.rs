@@ -345,8 +345,15 @@ fn load(db: &sled::Db) -> io::Result<State> {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!(
-                "{} keys, {} names and {} bytes where {}, {} and {} were written",
-                found.keys, found.names, found.data_bytes, meta.keys, meta.names, meta.data_bytes
+                "{} keys, {} names, {} bytes and hash {:016x} where {}, {}, {} and {:016x} were written",
+                found.keys,
+                found.names,
+                found.data_bytes,
+                found.hash,
+                meta.keys,
+                meta.names,
+                meta.data_bytes,
+                meta.hash
             ),
         ));
     }

@@ -18,6 +18,7 @@
 
 mod ages;
 pub(crate) mod checkpoint;
+mod hash;
 mod journal;
 mod machine;
 pub(crate) mod rows;
@@ -64,6 +65,8 @@ pub struct State {
     pub ages: OrdMap<SmolStr, AgeList>,
     /// Bytes of keys, values, content types, names and ages: what `storage.data_bytes_max` bounds.
     pub data_bytes: u64,
+    /// A hash of all keys and ages; equal on every replica at the same log index.
+    pub hash: u64,
     /// The leader's clock of the newest command, in milliseconds since the Unix epoch; never goes
     /// back, whatever the leaders' clocks do.
     pub clock_ms: u64,
@@ -120,8 +123,10 @@ impl State {
                 };
                 let new = Record { value, content_type, revision, created_revision };
                 self.data_bytes += record_bytes(&key, &new);
+                self.hash = self.hash.wrapping_add(hash::of_record(&key, &new));
                 if let Some(old) = self.keys.insert(key.as_str().into(), Arc::new(new)) {
                     self.data_bytes -= record_bytes(&key, &old);
+                    self.hash = self.hash.wrapping_sub(hash::of_record(&key, &old));
                 }
                 Reply::Written { created }
             }
@@ -129,25 +134,27 @@ impl State {
                 let old = self.keys.remove(key.as_str());
                 if let Some(old) = &old {
                     self.data_bytes -= record_bytes(&key, old);
+                    self.hash = self.hash.wrapping_sub(hash::of_record(&key, old));
                 }
                 Reply::Deleted { existed: old.is_some() }
             }
             Op::AgeAppend { name, age } => {
                 self.data_bytes += 1;
                 if let Some(list) = self.ages.get_mut(name.as_str()) {
+                    let of_name = hash::of_name(&name, list.created_revision());
+                    self.hash = self.hash.wrapping_add(hash::of_age(of_name, list.len(), age));
                     list.push(age, revision);
                     return Reply::Written { created: false };
                 }
                 self.data_bytes += name.len() as u64;
+                self.hash = self.hash.wrapping_add(hash::of_age(hash::of_name(&name, revision), 0, age));
                 self.ages.insert(name.into(), AgeList::new(age, revision));
                 Reply::Written { created: true }
             }
             Op::AgeDelete { name } => {
-                let old = self.ages.remove(name.as_str());
-                if let Some(old) = &old {
-                    self.data_bytes -= (name.len() + old.len()) as u64;
-                }
-                Reply::Deleted { existed: old.is_some() }
+                let existed = self.ages.contains_key(name.as_str());
+                self.forget_ages(&name);
+                Reply::Deleted { existed }
             }
         }
     }
@@ -169,12 +176,22 @@ impl State {
     /// Puts back a key that was read from disk.
     pub(crate) fn restore_key(&mut self, key: SmolStr, record: Record) {
         self.data_bytes += record_bytes(&key, &record);
+        self.hash = self.hash.wrapping_add(hash::of_record(&key, &record));
         self.keys.insert(key, Arc::new(record));
+    }
+
+    /// Takes back what [`State::restore_ages`] did.
+    pub(crate) fn forget_ages(&mut self, name: &str) {
+        if let Some(old) = self.ages.remove(name) {
+            self.data_bytes -= (name.len() + old.len()) as u64;
+            self.hash = self.hash.wrapping_sub(hash::of_list(name, &old));
+        }
     }
 
     /// Puts back a list of ages that was read from disk.
     pub(crate) fn restore_ages(&mut self, name: SmolStr, list: AgeList) {
         self.data_bytes += (name.len() + list.len()) as u64;
+        self.hash = self.hash.wrapping_add(hash::of_list(&name, &list));
         self.ages.insert(name, list);
     }
 }

@@ -41,6 +41,7 @@ pub(crate) struct MetaV1 {
     pub(crate) keys: u64,
     pub(crate) names: u64,
     pub(crate) data_bytes: u64,
+    pub(crate) hash: u64,
 }
 
 impl From<&State> for MetaV1 {
@@ -52,6 +53,7 @@ impl From<&State> for MetaV1 {
             keys: state.keys.len() as u64,
             names: state.ages.len() as u64,
             data_bytes: state.data_bytes,
+            hash: state.hash,
         }
     }
 }

@@ -193,15 +193,11 @@ pub(crate) fn read(mut input: impl Read) -> io::Result<State> {
 }
 
 fn restore_ages(state: &mut State, name: &str, revision: u64, created_revision: u64, ages: &[u8]) {
-    if let Some(list) = state.ages.get_mut(name) {
-        for age in ages {
-            list.push(*age, revision);
-        }
-        state.data_bytes += ages.len() as u64;
-        return;
-    }
-    let ages = ages.iter().copied().collect();
-    state.restore_ages(name.into(), AgeList::restored(ages, created_revision, revision));
+    // A further part of a list replaces the list by a longer one.
+    let mut all = state.ages.get(name).map_or_else(imbl::Vector::new, AgeList::ages);
+    all.extend(ages.iter().copied());
+    state.forget_ages(name);
+    state.restore_ages(name.into(), AgeList::restored(all, created_revision, revision));
 }
 
 fn read_frame(input: &mut impl Read, offset: u64) -> io::Result<Vec<u8>> {

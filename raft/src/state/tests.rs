@@ -47,7 +47,13 @@ pub(crate) fn sample_state() -> State {
 
 /// Everything in `state`, a line each, for comparing; values by length and checksum.
 pub(crate) fn content(state: &State) -> Vec<String> {
-    let mut lines = vec![format!("{:?} clock {} bytes {}", state.meta(), state.clock_ms, state.data_bytes)];
+    let mut lines = vec![format!(
+        "{:?} clock {} bytes {} hash {:x}",
+        state.meta(),
+        state.clock_ms,
+        state.data_bytes,
+        state.hash
+    )];
     for (key, record) in &state.keys {
         let Record { value, content_type, revision, created_revision } = &**record;
         let (len, sum) = (value.len(), crc32fast::hash(value));
@@ -110,4 +116,40 @@ fn the_clock_never_goes_back() {
         state.apply(entry).unwrap();
         assert_eq!(state.clock_ms, expected);
     }
+}
+
+/// The hash follows every change, whatever way led there, and what was deleted leaves nothing behind.
+#[test]
+fn the_hash_is_of_the_content_alone() {
+    let mut state = sample_state();
+    let recomputed = |state: &State| {
+        let mut fresh = State::default();
+        for (key, record) in &state.keys {
+            fresh.restore_key(key.clone(), (**record).clone());
+        }
+        for (name, list) in &state.ages {
+            fresh.restore_ages(name.clone(), list.clone());
+        }
+        (fresh.hash, fresh.data_bytes)
+    };
+    let mut seen = vec![state.hash];
+    let ops = [
+        put("a", b"2"),
+        put("a", b"2"),
+        put("z", &[9; 5000]),
+        age("Lukas", 1),
+        Op::Delete { key: "a/b".into() },
+        Op::AgeDelete { name: "Lukas".into() },
+    ];
+    for (index, op) in (8..).zip(ops) {
+        apply(&mut state, index, op);
+        assert_eq!((state.hash, state.data_bytes), recomputed(&state));
+        assert!(!seen.contains(&state.hash), "a change left the hash as it was");
+        seen.push(state.hash);
+    }
+    for (index, key) in (20..).zip(["a", "large", "z"]) {
+        apply(&mut state, index, Op::Delete { key: key.into() });
+    }
+    apply(&mut state, 30, Op::AgeDelete { name: "Zo\u{eb} \u{1f525}".into() });
+    assert_eq!((state.hash, state.data_bytes), (0, 0));
 }
