@@ -31,6 +31,7 @@ mod coalesce;
 mod codec;
 mod command;
 mod disk;
+mod freshness;
 mod identity;
 mod local;
 mod log;

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -23,6 +23,7 @@ use crate::bootstrap::{self, BootstrapError};
 use crate::coalesce::Coalesced;
 use crate::command::{Command, Op, Reply};
 use crate::disk::Disk;
+use crate::freshness::Freshness;
 use crate::identity::{DataDir, DataDirError, Identity};
 use crate::local::{Limits, Local};
 use crate::log::{LogOptions, LogStore};
@@ -247,6 +248,8 @@ const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long one question for a read index may take: everybody who waits shares it, so a leader that
 /// hangs must not hold them for their whole time.
 const READ_INDEX_TIMEOUT: Duration = Duration::from_secs(1);
+/// A local read asks for a new proof of the view's age when the last one is older.
+const PROOF_AGE_WANTED: Duration = Duration::from_millis(250);
 /// Pause before the leader that is known is tried again, when nothing changed meanwhile.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How long a leader that stops waits for its successor.
@@ -279,7 +282,7 @@ pub struct Store {
     published: Published,
     checkpoints: Arc<Checkpoints>,
     routes: Arc<Routes>,
-    read_index: Coalesced<Result<u64, ()>>,
+    reads: Arc<Reads>,
     log: LogStore,
     gauges: RaftGauges,
     caught_up: watch::Receiver<bool>,
@@ -402,11 +405,7 @@ impl Store {
         )));
 
         let routes = Arc::new(Routes { leadership, local, peers });
-        let asking = Arc::clone(&routes);
-        let read_index = Coalesced::new(move || {
-            let routes = Arc::clone(&asking);
-            async move { routes.read_index_once().await }
-        });
+        let reads = Arc::new(Reads::new(Arc::clone(&routes), published.clone()));
         let (failing, failure) = watch::channel(None);
         tasks.push(tokio::spawn(watch_failure(raft.clone(), failing)));
         let (catching_up, caught_up) = watch::channel(false);
@@ -420,7 +419,7 @@ impl Store {
             published,
             checkpoints,
             routes,
-            read_index,
+            reads,
             log,
             gauges,
             caught_up,
@@ -435,9 +434,28 @@ impl Store {
         &self.identity
     }
 
-    /// The newest view of this node: what it has applied, which may be behind the cluster.
-    pub fn local_view(&self) -> View {
-        self.published.view()
+    /// The newest view of this node, at once: what it has applied, which may be behind the cluster. And
+    /// the most that it is behind, as far as this node can prove; `None` while it cannot.
+    ///
+    /// When that is long ago a new proof is asked for in the background, for the calls to come.
+    pub fn local_view(&self) -> (View, Option<Duration>) {
+        let age_max = self.reads.freshness.age_max();
+        if age_max.is_none_or(|age| age > PROOF_AGE_WANTED) {
+            self.reads.prove_in_background();
+        }
+        (self.published.view(), age_max)
+    }
+
+    /// A view that is at most `age_max` behind: the local one when that is proven, else as
+    /// [`Store::linearizable_view`].
+    ///
+    /// # Errors
+    /// As [`Store::linearizable_view`].
+    pub async fn view_within(&self, age_max: Duration) -> Result<View, ReadError> {
+        match self.reads.freshness.age_max() {
+            Some(age) if age <= age_max => Ok(self.published.view()),
+            _ => self.linearizable_view().await,
+        }
     }
 
     /// A view that includes every write acknowledged, by any node, before this call began.
@@ -448,15 +466,12 @@ impl Store {
         let begun = Instant::now();
         let deadline = begun + self.options.request_timeout;
         let no_leader = |_| ReadError::NoLeader { waited: begun.elapsed() };
-        let index = loop {
-            match tokio::time::timeout_at(deadline, self.read_index.ask()).await.map_err(no_leader)? {
-                Some(Ok(index)) => break index,
-                Some(Err(())) | None => {
-                    tokio::time::timeout_at(deadline, self.routes.pause()).await.map_err(no_leader)?;
-                }
+        loop {
+            match tokio::time::timeout_at(deadline, self.reads.view()).await.map_err(no_leader)? {
+                Some(view) => return Ok(view),
+                None => tokio::time::timeout_at(deadline, self.routes.pause()).await.map_err(no_leader)?,
             }
-        };
-        tokio::time::timeout_at(deadline, self.published.view_at(index)).await.map_err(no_leader)
+        }
     }
 
     /// Writes through the leader, wherever it is.
@@ -489,6 +504,11 @@ impl Store {
                 return Err(WriteError::NoLeader { waited: begun.elapsed() });
             }
         }
+    }
+
+    /// Log index of the last entry that this node applied.
+    pub fn revision(&self) -> u64 {
+        self.published.view().revision()
     }
 
     /// How this node stands.
@@ -589,6 +609,45 @@ impl Store {
         if tokio::time::timeout(TRANSFER_TIMEOUT, moved).await.is_err() {
             tracing::warn!(successor, "no other node took leadership over in {TRANSFER_TIMEOUT:?}");
         }
+    }
+}
+
+/// Reads that wait for a read index, and what they prove about the view.
+struct Reads {
+    read_index: Coalesced<Result<u64, ()>>,
+    published: Published,
+    freshness: Freshness,
+    is_proving: AtomicBool,
+}
+
+impl Reads {
+    fn new(routes: Arc<Routes>, published: Published) -> Self {
+        let read_index = Coalesced::new(move || {
+            let routes = Arc::clone(&routes);
+            async move { routes.read_index_once().await }
+        });
+        Self { read_index, published, freshness: Freshness::new(), is_proving: AtomicBool::new(false) }
+    }
+
+    /// A view with everything acknowledged before the call; `None` when no leader gave a read index.
+    async fn view(&self) -> Option<View> {
+        let asked = std::time::Instant::now();
+        let index = self.read_index.ask().await?.ok()?;
+        let view = self.published.view_at(index).await;
+        self.freshness.prove(asked);
+        Some(view)
+    }
+
+    fn prove_in_background(self: &Arc<Self>) {
+        if self.is_proving.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let reads = Arc::clone(self);
+        tokio::spawn(async move {
+            // Bounded, because a read index may be known that this node cannot reach.
+            drop(tokio::time::timeout(READ_INDEX_TIMEOUT, reads.view()).await);
+            reads.is_proving.store(false, Ordering::Relaxed);
+        });
     }
 }
 

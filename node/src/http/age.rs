@@ -40,11 +40,10 @@ pub(super) async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Respon
     let name = input::name(&uri)?;
     let consistency = Consistency::from_query(&uri)?;
     let store = app.store()?;
-    let view = view(store, consistency).await?;
+    let (view, mut headers) = view(store, consistency).await?;
     let list = view.ages.get(name.as_str());
     let rows: Vec<(&str, u8)> =
         list.iter().flat_map(|list| list.iter().map(|age| (name.as_str(), age))).collect();
-    let mut headers = data_headers(store, view.revision());
     if let Some(list) = list {
         headers.insert(ETAG, super::kv::etag(list.revision()));
     }

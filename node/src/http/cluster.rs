@@ -67,7 +67,7 @@ pub(super) async fn status(State(app): State<Arc<App>>, uri: Uri) -> Result<Json
         node: app.name.clone(),
         leader: standing.leader.map(|(_, name)| name),
         term: standing.term,
-        revision: store.local_view().revision(),
+        revision: store.revision(),
         members: reports.into_iter().map(|report| member(report, furthest)).collect(),
     }))
 }

@@ -1,6 +1,8 @@
 //! Reading what clients send: path segments, query parameters, bodies. Everything is bounded, and
 //! every error names the field and the limit.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, Uri};
@@ -25,28 +27,36 @@ pub(crate) const CONTENT_TYPE_BYTES_MAX: usize = 256;
 pub(crate) enum Consistency {
     /// Includes every write acknowledged before the read began.
     Linearizable,
+    /// Includes every write acknowledged this long before the read began.
+    Within(Duration),
     /// What this node has applied.
     Local,
 }
 
 impl Consistency {
-    /// From `?consistency=`; linearizable when it is absent. No other parameter is known.
+    /// From `?consistency=` or `?max_staleness=`; linearizable when both are absent. No other parameter
+    /// is known.
     pub(crate) fn from_query(uri: &Uri) -> Result<Self, Problem> {
-        let mut consistency = Self::Linearizable;
+        let wrong = |detail: String| Err(Problem::new(Code::InvalidParameter, detail));
+        let mut given = None;
         for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            consistency = match pair.split_once('=').unwrap_or((pair, "")) {
+            let consistency = match pair.split_once('=').unwrap_or((pair, "")) {
                 ("consistency", "linearizable") => Self::Linearizable,
                 ("consistency", "local") => Self::Local,
                 ("consistency", other) => {
-                    let detail = format!("consistency: {other:?} is neither linearizable nor local");
-                    return Err(Problem::new(Code::InvalidParameter, detail));
+                    return wrong(format!("consistency: {other:?} is neither linearizable nor local"));
                 }
-                (other, _) => {
-                    return Err(Problem::new(Code::InvalidParameter, format!("{other}: not known here")));
-                }
+                ("max_staleness", time) => match humantime::parse_duration(time) {
+                    Ok(time) => Self::Within(time),
+                    Err(error) => return wrong(format!("max_staleness: {error}; write it like 500ms")),
+                },
+                (other, _) => return wrong(format!("{other}: not known here")),
             };
+            if given.replace(consistency).is_some() {
+                return wrong("consistency, max_staleness: only one of them, once".to_owned());
+            }
         }
-        Ok(consistency)
+        Ok(given.unwrap_or(Self::Linearizable))
     }
 }
 
@@ -165,6 +175,9 @@ mod tests {
             ("/k?consistency=local", Ok(Consistency::Local)),
             ("/k?consistency=Local", Err("consistency: \\\"Local\\\" is neither")),
             ("/k?consistancy=local", Err("consistancy: not known here")),
+            ("/k?max_staleness=500ms", Ok(Consistency::Within(Duration::from_millis(500)))),
+            ("/k?max_staleness=5", Err("max_staleness: time unit needed")),
+            ("/k?max_staleness=1s&consistency=local", Err("only one of them, once")),
         ];
         for (uri, expected) in cases {
             let got = Consistency::from_query(&uri.parse().unwrap());

@@ -23,9 +23,8 @@ pub(super) async fn get(State(app): State<Arc<App>>, uri: Uri) -> Result<Respons
     let key = input::key(&uri)?;
     let consistency = Consistency::from_query(&uri)?;
     let store = app.store()?;
-    let view = view(store, consistency).await?;
+    let (view, mut headers) = view(store, consistency).await?;
     let Some(record) = view.keys.get(key.as_str()) else { return Err(not_found(&key)) };
-    let mut headers = data_headers(store, view.revision());
     headers.insert(ETAG, etag(record.revision));
     let content_type = match &*record.content_type {
         "" => CONTENT_TYPE_DEFAULT,

@@ -104,6 +104,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 }
 
 const HEARTH_REVISION: HeaderName = HeaderName::from_static("hearth-revision");
+/// On local reads: how many milliseconds of writes the answer may lack at most.
+const HEARTH_STALENESS_MS: HeaderName = HeaderName::from_static("hearth-staleness-ms");
 const HEARTH_LEADER: HeaderName = HeaderName::from_static("hearth-leader");
 
 /// The headers of an answer about data: the store's revision it reflects, and who leads.
@@ -118,10 +120,18 @@ fn data_headers(store: &Store, revision: u64) -> HeaderMap {
     headers
 }
 
-/// The view that a read asked for.
-async fn view(store: &Store, consistency: input::Consistency) -> Result<View, Problem> {
-    match consistency {
-        input::Consistency::Local => Ok(store.local_view()),
-        input::Consistency::Linearizable => Ok(store.linearizable_view().await?),
+/// The view that a read asked for, and the headers that say what it is.
+async fn view(store: &Store, consistency: input::Consistency) -> Result<(View, HeaderMap), Problem> {
+    let (view, age_max) = match consistency {
+        input::Consistency::Local => store.local_view(),
+        input::Consistency::Within(age_max) => (store.view_within(age_max).await?, None),
+        input::Consistency::Linearizable => (store.linearizable_view().await?, None),
+    };
+    let mut headers = data_headers(store, view.revision());
+    if let Some(age_max) = age_max {
+        let ms = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);
+        // Rounded up: it is a bound.
+        headers.insert(HEARTH_STALENESS_MS, HeaderValue::from(ms.saturating_add(1)));
     }
+    Ok((view, headers))
 }
