@@ -90,3 +90,43 @@ async fn a_full_disk_stops_growth_and_nothing_else_and_ends_by_itself() {
         assert_eq!(client.key("b").await.unwrap(), None);
     }
 }
+
+/// Without a reserve the disk fills to the last byte. The node whose log cannot be written stops at once
+/// and says why; the others go on; and with room again it comes back with everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_write_its_log_stops_and_comes_back_whole() {
+    let flags = vec!["--storage-disk-free-min=0".to_owned()];
+    let mut cluster =
+        Cluster::start(Options { flags, volume_bytes: Some(96 * MIB), ..Options::default() }).await.unwrap();
+    let clients: Vec<Client> = cluster.nodes().iter().map(|node| node.client.clone()).collect();
+    let leader = cluster.leader().await.unwrap();
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    cluster.node(leader).volume.as_ref().unwrap().fill(0).unwrap();
+
+    let value = "v".repeat(32 * 1024);
+    let mut acknowledged = Vec::new();
+    for number in 0..100 {
+        let key = format!("k{number}");
+        if clients[others[0]].put_key(&key, &value).await == Outcome::Acknowledged {
+            acknowledged.push(key);
+        }
+    }
+    let status = cluster.wait_stopped(leader).await.unwrap();
+    assert_eq!(status.code(), Some(1), "a node that cannot go on exits with 1");
+    let log = std::fs::read_to_string(&cluster.node(leader).log).unwrap();
+    let reason = log.lines().find(|line| line.contains("the store failed")).unwrap();
+    assert!(reason.contains("No space left on device"), "{reason}");
+    cluster.leader_among(&others).await.unwrap();
+    for number in 0..20 {
+        let key = format!("after{number}");
+        assert_eq!(clients[others[1]].put_key(&key, "v").await, Outcome::Acknowledged);
+        acknowledged.push(key);
+    }
+
+    cluster.node(leader).volume.as_ref().unwrap().empty().unwrap();
+    cluster.restart(leader).await.unwrap();
+    cluster.wait_converged().await.unwrap();
+    for key in &acknowledged {
+        assert!(clients[leader].key_local(key).await.unwrap().is_some(), "{key} is lost");
+    }
+}
