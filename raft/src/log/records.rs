@@ -73,8 +73,12 @@ impl Decode for WalVote {
     }
 }
 
-/// What an entry carries: a kind byte, a length in 4 little-endian bytes, and the body, which
-/// begins with its own format byte.
+/// What an entry carries: a kind byte, a length in 4 little-endian bytes, a checksum of these two, and
+/// the body, which begins with its own format byte.
+///
+/// The length has a checksum of its own because raft-log takes a record that reaches past the end of
+/// the file for a torn one and cuts off everything from there: one flipped bit in a length would take
+/// all later entries with it, without a word.
 #[derive(Debug, Clone)]
 pub(super) struct StoredPayload(pub(super) Payload);
 
@@ -120,19 +124,21 @@ impl Encode for StoredPayload {
     fn encode<W: io::Write>(&self, mut w: W) -> io::Result<usize> {
         let (kind, body) = payload_parts(&self.0)?;
         let len = u32::try_from(body.len()).map_err(|_| invalid("entry: longer than 4 GiB"))?;
-        w.write_all(&[kind])?;
-        w.write_all(&len.to_le_bytes())?;
+        w.write_all(&header(kind, len))?;
         w.write_all(&body)?;
-        Ok(5 + body.len())
+        Ok(HEADER_BYTES + body.len())
     }
 }
 
 impl Decode for StoredPayload {
     fn decode<R: io::Read>(mut r: R) -> io::Result<Self> {
-        let kind = read_u8(&mut r)?;
-        let mut len = [0; 4];
-        r.read_exact(&mut len)?;
-        let len = u32::from_le_bytes(len);
+        let mut found = [0; HEADER_BYTES];
+        r.read_exact(&mut found)?;
+        let [kind, l0, l1, l2, l3, ..] = found;
+        let len = u32::from_le_bytes([l0, l1, l2, l3]);
+        if found != header(kind, len) {
+            return Err(invalid("entry: the checksum of its length does not match"));
+        }
         if u64::from(len) > RECORD_BYTES_MAX {
             return Err(invalid(format!("entry: {len} bytes, more than {RECORD_BYTES_MAX}")));
         }
@@ -140,6 +146,14 @@ impl Decode for StoredPayload {
         r.read_exact(&mut body)?;
         Ok(Self(payload_from_parts(kind, body.into())?))
     }
+}
+
+const HEADER_BYTES: usize = 1 + 4 + 4;
+
+fn header(kind: u8, len: u32) -> [u8; HEADER_BYTES] {
+    let [l0, l1, l2, l3] = len.to_le_bytes();
+    let [c0, c1, c2, c3] = crc32fast::hash(&[kind, l0, l1, l2, l3]).to_le_bytes();
+    [kind, l0, l1, l2, l3, c0, c1, c2, c3]
 }
 
 fn read_u64(r: &mut impl io::Read) -> io::Result<u64> {
@@ -179,23 +193,26 @@ mod tests {
         assert_eq!(bytes(&vote), [2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(WalVote::decode(&bytes(&vote)[..]).unwrap(), vote);
 
-        assert_eq!(bytes(&StoredPayload(EntryPayload::Blank)), [0, 0, 0, 0, 0]);
+        assert_eq!(bytes(&StoredPayload(EntryPayload::Blank)), [0, 0, 0, 0, 0, 0x1d, 0xf7, 0x22, 0xc6]);
         let command = Command::encode(&Op::AgeAppend { name: "n".into(), age: 9 }).unwrap();
         let encoded = bytes(&StoredPayload(EntryPayload::Normal(command.clone())));
         assert_eq!(encoded[..5], [1, 24, 0, 0, 0]);
-        assert_eq!(&encoded[5..], command.bytes());
+        assert_eq!(encoded[5..9], crc32fast::hash(&encoded[..5]).to_le_bytes());
+        assert_eq!(&encoded[9..], command.bytes());
     }
 
     #[test]
     fn damaged_payloads_are_errors() {
-        let cases: [(&[u8], &str); 4] = [
-            (&[3, 0, 0, 0, 0], "entry: kind 3 is not known"),
-            (&[1, 0xff, 0xff, 0xff, 0xff], "entry: 4294967295 bytes, more than"),
-            (&[1, 1, 0, 0, 0, 9], "command: format 9 is not known here"),
-            (&[1, 9, 0, 0, 0, 1], "failed to fill whole buffer"),
+        let with = |kind, len, body: &[u8]| [&header(kind, len), body].concat();
+        let cases = [
+            (with(3, 0, &[]), "entry: kind 3 is not known"),
+            (with(1, u32::MAX, &[]), "entry: 4294967295 bytes, more than"),
+            (with(1, 1, &[9]), "command: format 9 is not known here"),
+            (with(1, 9, &[1]), "failed to fill whole buffer"),
+            (vec![1, 9, 0, 0, 0, 0, 0, 0, 0, 1], "entry: the checksum of its length does not match"),
         ];
         for (input, message) in cases {
-            let error = StoredPayload::decode(input).unwrap_err().to_string();
+            let error = StoredPayload::decode(&input[..]).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
     }
