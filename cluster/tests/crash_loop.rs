@@ -14,10 +14,10 @@ use rand::RngExt;
 const ROUNDS_DEFAULT: usize = 8;
 const WRITES_BOUND: Duration = Duration::from_secs(60);
 
-fn rounds() -> usize {
+fn rounds() -> Result<usize> {
     match std::env::var("HEARTH_CRASH_ROUNDS") {
-        Ok(rounds) => rounds.parse().expect("HEARTH_CRASH_ROUNDS is a number"),
-        Err(_) => ROUNDS_DEFAULT,
+        Ok(rounds) => rounds.parse().context("HEARTH_CRASH_ROUNDS"),
+        Err(_) => Ok(ROUNDS_DEFAULT),
     }
 }
 
@@ -30,7 +30,7 @@ async fn killed_at_random_moments_nothing_is_lost_and_the_replicas_stay_equal() 
     let clients: Vec<Client> = cluster.nodes().iter().map(|node| node.client.clone()).collect();
     let mut random = seed::random(0);
     let mut ledgers = Vec::new();
-    for round in 1..=rounds() {
+    for round in 1..=rounds().unwrap() {
         let writes = Workload::start(&clients, 2, &format!("r{round}"));
         writes.wait_acknowledged(&[0, 1, 2], random.random_range(1..60), WRITES_BOUND).await.unwrap();
         let leader = cluster.leader().await.unwrap();

@@ -94,9 +94,14 @@ pub enum OpenError {
         /// What the peers answered.
         answers: String,
     },
-    /// Something on disk is damaged or cannot be read.
+    /// The disk cannot be read or written.
     #[error("{0}")]
     Storage(std::io::Error),
+    /// Something on disk is damaged; the text names the file and the place.
+    #[error(
+        "{0}; this node cannot prove its disk intact and does not start: remove it from the cluster, empty data_dir, and add it anew, the other nodes have its data"
+    )]
+    Damaged(std::io::Error),
     /// A combination of timeouts that Raft cannot work with.
     #[error("raft timeouts: {0}")]
     Timeouts(#[from] openraft::ConfigError),
@@ -358,7 +363,10 @@ impl Store {
         let (log, checkpoints, view) = opening
             .await
             .map_err(|error| OpenError::Storage(std::io::Error::other(error)))?
-            .map_err(OpenError::Storage)?;
+            .map_err(|error: std::io::Error| match error.kind() {
+                std::io::ErrorKind::InvalidData => OpenError::Damaged(error),
+                _ => OpenError::Storage(error),
+            })?;
         let checkpoints = Arc::new(checkpoints);
         let published = Published::new(Arc::clone(&view));
         let machine =
