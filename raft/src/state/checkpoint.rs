@@ -68,7 +68,8 @@ impl Checkpoints {
             let path = generation_path(dir, number);
             let db = open_sled(&path)?;
             if db.get(META).map_err(sled_error)?.is_some() {
-                finish_interrupted(dir, number, &db).map_err(|error| damaged(dir, &error))?;
+                finish_interrupted(dir, number, &db)
+                    .map_err(|error| damaged(&dir.join("journal"), &error))?;
                 let last = Arc::new(load(&db).map_err(|error| damaged(&path, &error))?);
                 break (Generation { number, db }, last);
             }

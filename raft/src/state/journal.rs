@@ -7,15 +7,14 @@
 //! they are whole rows, and writing one twice changes nothing. After a crash the journal is applied
 //! again; one that was never finished has another name and is dropped.
 //!
-//! Layout: the 8 bytes `HEARTHJ` 1, the generation:u32, then frames of length:u32, crc32:u32 and a
-//! body; all numbers little-endian. A body is 1 (put), key length:u16, key, row; or 2 (remove), key; or
+//! Layout: the 8 bytes `HEARTHJ` 1, the generation:u32, then [`frames`]; all numbers little-endian. A body is 1 (put), key length:u16, key, row; or 2 (remove), key; or
 //! 3 (end), number of frames before it:u64.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::codec::RECORD_BYTES_MAX;
+use crate::state::frames;
 use crate::state::rows::Rows;
 
 const MAGIC: &[u8; 8] = b"HEARTHJ\x01";
@@ -57,18 +56,8 @@ impl JournalWriter {
     }
 
     fn frame(&mut self, kind: u8, first: &[u8], second: &[u8]) -> io::Result<()> {
-        let mut hasher = crc32fast::Hasher::new();
-        for part in [&[kind], first, second] {
-            hasher.update(part);
-        }
-        let len = u32::try_from(1 + first.len() + second.len()).map_err(io::Error::other)?;
-        self.out.write_all(&len.to_le_bytes())?;
-        self.out.write_all(&hasher.finalize().to_le_bytes())?;
-        for part in [&[kind], first, second] {
-            self.out.write_all(part)?;
-        }
         self.frames += 1;
-        Ok(())
+        frames::write(&mut self.out, &[&[kind], first, second])
     }
 }
 
@@ -100,17 +89,17 @@ pub(super) fn recover(dir: &Path, generation: u32, rows: &mut impl Rows) -> io::
     input.read_exact(&mut header)?;
     let [magic @ .., g0, g1, g2, g3] = header;
     if &magic != MAGIC {
-        return Err(damaged(0, "it does not begin like one, or a newer Hearth wrote it"));
+        return Err(frames::damaged(0, "it does not begin like one, or a newer Hearth wrote it"));
     }
     if u32::from_le_bytes([g0, g1, g2, g3]) != generation {
         // Another generation replaced the one that it was for.
         return Ok(());
     }
     let mut offset = header.len() as u64;
-    let mut frames = 0;
+    let mut count = 0;
     loop {
-        let body = read_frame(&mut input, offset)?;
-        let bad = || damaged(offset, "not a row");
+        let body = frames::read(&mut input, offset)?;
+        let bad = || frames::damaged(offset, "not a row");
         match body.split_first().ok_or_else(bad)? {
             (&PUT, rest) => {
                 let (len, rest) = rest.split_first_chunk::<2>().ok_or_else(bad)?;
@@ -119,11 +108,11 @@ pub(super) fn recover(dir: &Path, generation: u32, rows: &mut impl Rows) -> io::
                 rows.put(key.to_vec(), row.to_vec())?;
             }
             (&REMOVE, key) => rows.remove(key.to_vec())?,
-            (&END, count) if count == u64::to_le_bytes(frames) => return Ok(()),
+            (&END, written) if written == u64::to_le_bytes(count) => return Ok(()),
             _ => return Err(bad()),
         }
-        frames += 1;
-        offset += 8 + body.len() as u64;
+        count += 1;
+        offset += frames::bytes(&body);
     }
 }
 
@@ -137,30 +126,6 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn read_frame(input: &mut impl Read, offset: u64) -> io::Result<Vec<u8>> {
-    let cut = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => damaged(offset, "it ends too early"),
-        _ => error,
-    };
-    let mut header = [0; 8];
-    input.read_exact(&mut header).map_err(cut)?;
-    let [l0, l1, l2, l3, c0, c1, c2, c3] = header;
-    let len = u32::from_le_bytes([l0, l1, l2, l3]);
-    if u64::from(len) > RECORD_BYTES_MAX {
-        return Err(damaged(offset, "a row longer than any"));
-    }
-    let mut body = vec![0; len as usize];
-    input.read_exact(&mut body).map_err(cut)?;
-    if crc32fast::hash(&body) != u32::from_le_bytes([c0, c1, c2, c3]) {
-        return Err(damaged(offset, "checksum does not match"));
-    }
-    Ok(body)
-}
-
-fn damaged(offset: u64, reason: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("journal, offset {offset}: {reason}"))
 }
 
 #[cfg(test)]
@@ -231,7 +196,7 @@ mod tests {
             for bytes in [&good[..at], &flipped] {
                 fs::write(path(dir.path()), bytes).unwrap();
                 let error = recover(dir.path(), 3, &mut Seen::default()).unwrap_err();
-                assert!(error.to_string().starts_with("journal, offset "), "{error}");
+                assert!(error.to_string().starts_with("offset "), "{error}");
             }
         }
     }

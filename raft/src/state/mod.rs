@@ -18,6 +18,7 @@
 
 mod ages;
 pub(crate) mod checkpoint;
+mod frames;
 mod hash;
 mod journal;
 mod machine;

@@ -4,8 +4,7 @@
 //! memory for it and no file. The receiver collects the stream in a file, checks all of it, and only
 //! then lets openraft install it.
 //!
-//! Layout: the 8 bytes `HEARTHS` 1, then frames of length:u32, crc32:u32 (both little-endian) and a
-//! record. The first record is [`SnapshotRecordV1::Meta`], the last [`SnapshotRecordV1::End`] with
+//! Layout: the 8 bytes `HEARTHS` 1, then [`frames`], each with a record. The first record is [`SnapshotRecordV1::Meta`], the last [`SnapshotRecordV1::End`] with
 //! the number of records and a checksum over all of them, so that a stream that stops early, or
 //! lacks or repeats a frame, is refused.
 
@@ -16,7 +15,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{self, RECORD_BYTES_MAX};
+use crate::codec;
+use crate::state::frames;
 use crate::state::rows::MetaV1;
 use crate::state::{AgeList, Record, State, View};
 use crate::types::StoredMembership;
@@ -117,10 +117,7 @@ struct FrameWriter<'a, W> {
 impl<W: Write> FrameWriter<'_, W> {
     fn write(&mut self, record: &SnapshotRecordV1<'_>) -> io::Result<()> {
         let body = codec::encode("snapshot record", record)?;
-        let len = u32::try_from(body.len()).map_err(|_| invalid("a record is longer than 4 GiB"))?;
-        self.out.write_all(&len.to_le_bytes())?;
-        self.out.write_all(&crc32fast::hash(&body).to_le_bytes())?;
-        self.out.write_all(&body)?;
+        frames::write(self.out, &[&body])?;
         self.records += 1;
         self.checksum.update(&body);
         Ok(())
@@ -153,7 +150,7 @@ pub(crate) fn read(mut input: impl Read) -> io::Result<State> {
     let mut meta: Option<MetaV1> = None;
     let mut state = State::default();
     loop {
-        let body = read_frame(&mut input, offset)?;
+        let body = frames::read(&mut input, offset).map_err(in_snapshot)?;
         let at = |error: codec::CodecError| invalid(&format!("offset {offset}: {error}"));
         let record: SnapshotRecordV1<'_> = codec::decode("snapshot record", &body).map_err(at)?;
         match (record, &meta) {
@@ -188,7 +185,7 @@ pub(crate) fn read(mut input: impl Read) -> io::Result<State> {
         }
         records += 1;
         checksum.update(&body);
-        offset += 8 + body.len() as u64;
+        offset += frames::bytes(&body);
     }
 }
 
@@ -200,25 +197,8 @@ fn restore_ages(state: &mut State, name: &str, revision: u64, created_revision: 
     state.restore_ages(name.into(), AgeList::restored(all, created_revision, revision));
 }
 
-fn read_frame(input: &mut impl Read, offset: u64) -> io::Result<Vec<u8>> {
-    let incomplete = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => invalid(&format!("offset {offset}: it ends too early")),
-        _ => error,
-    };
-    let mut header = [0; 8];
-    input.read_exact(&mut header).map_err(incomplete)?;
-    let [l0, l1, l2, l3, c0, c1, c2, c3] = header;
-    let len = u32::from_le_bytes([l0, l1, l2, l3]);
-    let sum = u32::from_le_bytes([c0, c1, c2, c3]);
-    if u64::from(len) > RECORD_BYTES_MAX {
-        return Err(invalid(&format!("offset {offset}: a record of {len} bytes")));
-    }
-    let mut body = vec![0; len as usize];
-    input.read_exact(&mut body).map_err(incomplete)?;
-    if crc32fast::hash(&body) != sum {
-        return Err(invalid(&format!("offset {offset}: checksum does not match")));
-    }
-    Ok(body)
+fn in_snapshot(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("snapshot: {error}"))
 }
 
 fn invalid(reason: &str) -> io::Error {

@@ -1,0 +1,87 @@
+//! What goes on in the background while a store is open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::Fatal;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::state::Published;
+use crate::state::checkpoint::Checkpoints;
+use crate::store::StoreOptions;
+use crate::store::routes::READ_INDEX_TIMEOUT;
+use crate::types::Raft;
+
+/// How often a failure of Raft is looked for; it answers nothing any more as soon as it failed.
+const FAILURE_TICK: Duration = Duration::from_millis(100);
+
+/// How often the need for a checkpoint is looked at.
+const CHECKPOINT_TICK: Duration = Duration::from_millis(200);
+
+/// Tells when openraft cannot go on. Looks now and then instead of at each change of the metrics,
+/// which come several times a write.
+pub(super) async fn watch_failure(raft: Raft, failing: watch::Sender<Option<String>>) {
+    let mut tick = tokio::time::interval(FAILURE_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let state = raft.metrics().borrow_watched().running_state.clone();
+        match state {
+            Ok(()) => {}
+            Err(Fatal::Stopped) => return,
+            Err(fatal) => {
+                failing.send_replace(Some(fatal.to_string()));
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until this node has applied what the cluster had committed when it started.
+pub(super) async fn catch_up(raft: &Raft, published: &Published, caught_up: &watch::Sender<bool>) {
+    let mut applied = published.subscribe();
+    loop {
+        // Bounded waits, because either can be what changes next.
+        if let Ok(metrics) = raft.wait_for_recovery(Some(READ_INDEX_TIMEOUT)).await {
+            let target = metrics.last_applied.map_or(0, |id| id.index);
+            if applied.wait_for(|index| *index >= target).await.is_ok() {
+                caught_up.send_replace(true);
+            }
+            return;
+        }
+        if raft.metrics().borrow_watched().running_state.is_err() {
+            return;
+        }
+    }
+}
+
+/// Asks openraft for a checkpoint when enough was applied, or some time after anything was.
+pub(super) async fn trigger_checkpoints(
+    raft: Raft,
+    published: Published,
+    checkpoints: Arc<Checkpoints>,
+    options: StoreOptions,
+) {
+    let mut tick = tokio::time::interval(CHECKPOINT_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut bytes_before = published.applied_bytes();
+    let mut begun = Instant::now();
+    let mut asked_for = 0;
+    loop {
+        tick.tick().await;
+        let (applied, durable) = (published.view().revision(), checkpoints.last().revision());
+        // One at a time: openraft drops a request while it builds.
+        if applied == durable || durable < asked_for {
+            continue;
+        }
+        let bytes = published.applied_bytes();
+        let due = applied - durable >= options.checkpoint_entries
+            || bytes - bytes_before >= options.checkpoint_bytes
+            || begun.elapsed() >= options.checkpoint_interval;
+        if due && raft.trigger().snapshot().await.is_ok() {
+            (bytes_before, begun, asked_for) = (bytes, Instant::now(), applied);
+        }
+    }
+}
