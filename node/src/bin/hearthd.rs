@@ -6,11 +6,6 @@ use hearth_node::compute::very_important_value;
 use hearth_node::config::{self, Cli, Command, ConfigError};
 use hearth_node::{dev, node};
 
-/// Many small values of similar size come and go on several threads, which is what this allocator is
-/// made for.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = match config::load(std::env::args_os()) {
         Ok(cli) => cli,

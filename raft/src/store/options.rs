@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::types::Member;
 
-/// How the store is set up. Durations and sizes are validated by [`Store::open`].
+/// How the store is set up. Durations and sizes are validated by [`super::Store::open`].
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// This node's unique name.
