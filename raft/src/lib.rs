@@ -34,6 +34,7 @@ mod disk;
 mod freshness;
 mod identity;
 mod local;
+mod lock;
 mod log;
 mod metrics;
 mod peer;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hearth_raft::{Member, Op, OpenError, Reply, Store, StoreOptions, WriteError};
 use prometheus::Registry;
@@ -35,23 +35,6 @@ async fn close(store: Store) {
     store.close().await;
 }
 
-/// Opens what was just closed. Tasks of openraft outlive its shutdown by a moment and hold the files;
-/// between processes there is no such moment.
-async fn reopen(dir: &Path) -> (Store, Registry) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        match open(dir).await {
-            Ok(opened) => return opened,
-            Err(OpenError::Storage(error))
-                if error.to_string().contains("lock") && Instant::now() < deadline =>
-            {
-                tokio::task::yield_now().await;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
 async fn open(dir: &Path) -> Result<(Store, Registry), OpenError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let options = options(dir, listener.local_addr().unwrap().to_string());
@@ -68,7 +51,7 @@ async fn acknowledged_writes_survive_closing() {
     let dir = TempDir::new().unwrap();
     let mut written = 0;
     for round in 0..4 {
-        let (store, _) = reopen(dir.path()).await;
+        let (store, _) = open(dir.path()).await.unwrap();
         let view = store.linearizable_view().await.unwrap();
         assert_eq!(view.ages.get("n").map_or(0, |list| list.len()), written, "round {round}");
         for _ in 0..23 {
@@ -129,7 +112,7 @@ async fn the_log_is_purged_behind_checkpoints() {
     }
     let before = store.linearizable_view().await.unwrap();
     close(store).await;
-    let (store, _) = reopen(dir.path()).await;
+    let (store, _) = open(dir.path()).await.unwrap();
     let after = store.linearizable_view().await.unwrap();
     assert!(before.keys.iter().eq(after.keys.iter()));
     assert_eq!(before.data_bytes, after.data_bytes);

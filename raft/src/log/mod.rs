@@ -35,6 +35,7 @@ use raft_log::{Callback, RaftLog};
 
 use self::records::{StoredPayload, WalTypes};
 use crate::codec::{LogIdV1, VoteV1};
+use crate::lock::once_free;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 /// Bounds of the log, all in bytes unless they say otherwise.
@@ -140,7 +141,8 @@ impl LogStore {
         .map_err(io::Error::other)?;
         registry.register(Box::new(fsync_seconds.clone())).map_err(io::Error::other)?;
 
-        let log = RaftLog::open(Arc::new(config))?;
+        let config = Arc::new(config);
+        let log = once_free(|| RaftLog::open(Arc::clone(&config)))?;
         let wal = Wal { log, waiting: Vec::new(), syncing: false, failed: None };
         Ok(Self {
             shared: Arc::new(Owner(Arc::new(Shared {

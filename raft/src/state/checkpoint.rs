@@ -19,6 +19,7 @@ use arc_swap::ArcSwap;
 use prometheus::{Histogram, IntGauge};
 
 use crate::codec;
+use crate::lock::once_free;
 use crate::state::journal::{self, JournalWriter};
 use crate::state::rows::{self, AGES, AgesV1, KEY, KeyV1, META, MetaV1, Rows};
 use crate::state::{Record, State, View};
@@ -38,7 +39,8 @@ pub(crate) struct Checkpoints {
     dir: PathBuf,
     /// What sled durably holds; to be looked at without waiting for a checkpoint.
     last: ArcSwap<State>,
-    current: Mutex<Generation>,
+    /// `None` once closed.
+    current: Mutex<Option<Generation>>,
     duration_seconds: Histogram,
     written_unix_seconds: IntGauge,
 }
@@ -69,14 +71,15 @@ impl Checkpoints {
             let db = open_sled(&path)?;
             if db.get(META).map_err(sled_error)?.is_some() {
                 finish_interrupted(dir, number, &db)
-                    .map_err(|error| damaged(&dir.join("journal"), &error))?;
-                let last = Arc::new(load(&db).map_err(|error| damaged(&path, &error))?);
+                    .map_err(|error| in_generation(&dir.join("journal"), &error))?;
+                let last = Arc::new(load(&db).map_err(|error| in_generation(&path, &error))?);
                 break (Generation { number, db }, last);
             }
             // Without a meta row it was never finished. Then it is either the first one of a new
             // node and empty, or an older one still holds the state.
             if numbers.is_empty() && db.iter().next().is_some() {
-                return Err(damaged(&path, &"rows without a meta row"));
+                let error = io::Error::new(io::ErrorKind::InvalidData, "rows without a meta row");
+                return Err(in_generation(&path, &error));
             }
             drop(db);
             fs::remove_dir_all(&path)?;
@@ -87,7 +90,7 @@ impl Checkpoints {
         let checkpoints = Self {
             dir: dir.to_owned(),
             last: ArcSwap::new(Arc::clone(&last)),
-            current: Mutex::new(current),
+            current: Mutex::new(Some(current)),
             duration_seconds,
             written_unix_seconds,
         };
@@ -126,6 +129,7 @@ impl Checkpoints {
         if view.last_applied <= last.last_applied {
             return Ok(last);
         }
+        let current = current.as_ref().ok_or_else(closed)?;
         let timer = self.duration_seconds.start_timer();
         let mut journal = JournalWriter::create(&self.dir, current.number)?;
         difference(&last, &view, &mut journal)?;
@@ -147,8 +151,9 @@ impl Checkpoints {
     /// As [`Checkpoints::write_now`].
     pub(crate) fn replace(&self, view: View) -> io::Result<()> {
         let mut current = self.lock();
+        let current = current.as_mut().ok_or_else(closed)?;
         let next = fill(&self.dir, current.number + 1, &view)?;
-        let old = std::mem::replace(&mut *current, next);
+        let old = std::mem::replace(current, next);
         self.last.store(view);
         let old_path = generation_path(&self.dir, old.number);
         drop(old.db);
@@ -157,15 +162,24 @@ impl Checkpoints {
         Ok(())
     }
 
+    /// Closes sled and gives its lock up; nothing can be written any more. Blocks for the disk.
+    pub(crate) fn close(&self) {
+        drop(self.lock().take());
+    }
+
     fn note_written(&self) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         self.written_unix_seconds.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Generation> {
+    fn lock(&self) -> MutexGuard<'_, Option<Generation>> {
         // A panic while it was held cannot leave `last` ahead of the disk: it is set at the end.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn closed() -> io::Error {
+    io::Error::other("the store is closed")
 }
 
 fn generation_path(dir: &Path, number: u32) -> PathBuf {
@@ -185,13 +199,21 @@ fn generations(dir: &Path) -> io::Result<Vec<u32>> {
 }
 
 fn open_sled(path: &Path) -> io::Result<sled::Db> {
-    sled::Config::new()
+    let config = sled::Config::new()
         .path(path)
         .cache_capacity(SLED_CACHE_BYTES)
         .flush_every_ms(Some(SLED_FLUSH_EVERY_MS))
-        .mode(sled::Mode::LowSpace)
-        .open()
-        .map_err(|error| damaged(path, &error))
+        .mode(sled::Mode::LowSpace);
+    let open = || {
+        config.open().map_err(|error| match error {
+            // sled has no kind of its own for it.
+            sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock") => {
+                io::Error::new(io::ErrorKind::WouldBlock, error)
+            }
+            other => sled_error(other),
+        })
+    };
+    once_free(open).map_err(|error| in_generation(path, &error))
 }
 
 /// A new generation that holds `state`, durable when this returns.
@@ -369,8 +391,14 @@ fn bad_row(key: &[u8], reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("row {}: {reason}", key.escape_ascii()))
 }
 
-fn damaged(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("state in {}: {error}", path.display()))
+/// `error` with its place. Its kind says whether the disk failed or what is on it is damaged, which
+/// a file that ends too early is.
+fn in_generation(path: &Path, error: &io::Error) -> io::Error {
+    let kind = match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::ErrorKind::InvalidData,
+        kind => kind,
+    };
+    io::Error::new(kind, format!("state in {}: {error}", path.display()))
 }
 
 fn sled_error(error: sled::Error) -> io::Error {

@@ -364,6 +364,11 @@ impl Store {
         if let Err(error) = self.checkpoints.write(self.published.view()).await {
             tracing::warn!(%error, "the last checkpoint failed; the log holds what it lacks");
         }
+        // Tasks of openraft outlive its shutdown by a moment and would hold sled open.
+        let checkpoints = Arc::clone(&self.checkpoints);
+        if let Err(error) = tokio::task::spawn_blocking(move || checkpoints.close()).await {
+            tracing::warn!(%error, "sled was not closed");
+        }
     }
 
     /// If this node leads: asks the voter that is furthest to take over, and waits for it, bounded.

@@ -40,7 +40,7 @@ fn what_was_written_is_loaded() {
     }
     let (checkpoints, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&state));
-    let rows = checkpoints.lock().db.iter().count();
+    let rows = checkpoints.lock().as_ref().unwrap().db.iter().count();
     assert_eq!(rows, 1 + 2 + 2 + 2 + (1 + 1) * 2, "meta, two keys of two pieces, two names of one piece");
 }
 
@@ -107,7 +107,7 @@ fn damage_is_found_and_named() {
         let dir = TempDir::new().unwrap();
         let (checkpoints, _) = open(dir.path()).unwrap();
         checkpoints.write_now(Arc::new(sample_state())).unwrap();
-        damage(&checkpoints.lock().db);
+        damage(&checkpoints.lock().as_ref().unwrap().db);
         drop(checkpoints);
         let error = open(dir.path()).err().unwrap_or_else(|| panic!("{name}: not found")).to_string();
         assert!(error.contains(message) && error.contains("00000001"), "{name}: {error}");
@@ -157,7 +157,8 @@ fn a_checkpoint_is_whole_or_not_at_all() {
             }
             Some(rows) => {
                 journal.finish().unwrap();
-                let db = &checkpoints.lock().db;
+                let current = checkpoints.lock();
+                let db = &current.as_ref().unwrap().db;
                 let mut some = FirstRows { left: rows, batches: Batches::new(db) };
                 difference(&old, &new, &mut some).unwrap();
                 some.batches.finish().unwrap();
@@ -189,4 +190,26 @@ impl Rows for FirstRows<'_> {
         self.left = self.left.saturating_sub(1);
         if self.left > 0 { self.batches.remove(key) } else { Ok(()) }
     }
+}
+
+#[test]
+fn closing_gives_sled_up_while_others_still_hold_the_checkpoints() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    let path = dir.path().to_owned();
+    // It meets the lock, or it does not: either way it has it in the end.
+    let opening = std::thread::spawn(move || open(&path).map(|_| ()));
+    checkpoints.close();
+    opening.join().unwrap().unwrap();
+    let error = checkpoints.write_now(Arc::new(sample_state())).unwrap_err();
+    assert_eq!(error.to_string(), "the store is closed");
+}
+
+#[test]
+fn a_lock_that_is_held_is_not_called_damage() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    let error = open(dir.path()).err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+    drop(checkpoints);
 }
