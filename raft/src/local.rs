@@ -105,11 +105,11 @@ impl Local {
     /// overwrites that do not grow it, always pass.
     fn check_room(&self, command: &Command) -> Result<(), WriteRefusalV1> {
         let data_bytes_max = self.limits.data_bytes_max;
-        let view = self.published.view();
         let disk_low = self.disk.is_low();
-        if !disk_low && view.data_bytes + command.bytes().len() as u64 <= data_bytes_max {
+        if !disk_low && self.published.data_bytes() + command.bytes().len() as u64 <= data_bytes_max {
             return Ok(());
         }
+        let view = self.published.view();
         let growth = match command.decode() {
             Ok((_, op)) => view.growth_bytes(&op),
             // Refused where it is applied, in the same way on every node.

@@ -28,7 +28,7 @@ impl StateMetrics {
             apply_batch_entries: histogram(
                 registry,
                 "hearth_raft_apply_batch_entries",
-                "Committed entries applied before one view is published.",
+                "Committed entries applied in one batch.",
                 prometheus::exponential_buckets(1.0, 2.0, 13)?,
             )?,
             snapshot_installs: counter(

@@ -39,7 +39,7 @@ fn open(dir: &Path) -> (LogStore, StateMachine) {
     )
     .unwrap();
     let published = Published::new(Arc::clone(&view));
-    let machine = StateMachine::new((*view).clone(), published, Arc::new(checkpoints), metrics);
+    let machine = StateMachine::new(published, Arc::new(checkpoints), metrics);
     (log, machine)
 }
 

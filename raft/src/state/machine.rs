@@ -1,11 +1,18 @@
 //! openraft's state machine over [`State`].
+//!
+//! **When views are published.** While a view shares the nodes of the maps, a change copies the nodes
+//! on its path instead of writing into them: several times the cost of the change itself. So a batch
+//! publishes a view only when somebody took one since the last, or waits for one. As long as there are
+//! reads, every batch publishes and no read touches the lock; only the first read after a stretch
+//! without any makes its view itself, under the lock that a batch holds while it is applied.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use futures_util::{Stream, TryStreamExt};
+use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
@@ -15,71 +22,149 @@ use crate::state::checkpoint::Checkpoints;
 use crate::state::{SnapshotData, State, View, snapshot};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// The newest published view, and a way to wait for a newer one.
+/// Entries that are applied in one go, and then answered: what a read may have to wait for.
+const BATCH_ENTRIES_MAX: usize = 4096;
+
+/// The state that entries are applied to, the newest view of it, and a way to wait for a newer one.
 #[derive(Clone)]
-pub(crate) struct Published {
-    view: Arc<ArcSwap<State>>,
+pub(crate) struct Published(Arc<Shared>);
+
+struct Shared {
+    /// Locked while a batch is applied, and by who makes a view.
+    state: Mutex<State>,
+    view: ArcSwap<State>,
+    /// Whether somebody took a view since the last was published, or waits for the next.
+    wanted: AtomicBool,
+    /// Log index of the last entry applied.
+    applied: AtomicU64,
+    /// The same, for who waits.
     applied_index: watch::Sender<u64>,
-    applied_bytes: Arc<AtomicU64>,
+    applied_bytes: AtomicU64,
+    data_bytes: AtomicU64,
 }
 
 impl Published {
     pub(crate) fn new(view: View) -> Self {
-        let (applied_index, _) = watch::channel(view.revision());
-        Self { view: Arc::new(ArcSwap::new(view)), applied_index, applied_bytes: Arc::default() }
+        let applied = view.revision();
+        let (applied_index, _) = watch::channel(applied);
+        Self(Arc::new(Shared {
+            state: Mutex::new((*view).clone()),
+            data_bytes: AtomicU64::new(view.data_bytes),
+            view: ArcSwap::new(view),
+            wanted: AtomicBool::new(false),
+            applied: AtomicU64::new(applied),
+            applied_index,
+            applied_bytes: AtomicU64::new(0),
+        }))
+    }
+
+    /// Log index of the last entry that was applied.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.0.applied.load(Ordering::Acquire)
     }
 
     /// Bytes of commands applied since the start.
     pub(crate) fn applied_bytes(&self) -> u64 {
-        self.applied_bytes.load(Ordering::Relaxed)
+        self.0.applied_bytes.load(Ordering::Relaxed)
     }
 
+    /// [`State::data_bytes`] after the last entry that was applied.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.0.data_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A view that includes every entry whose reply was sent before the call.
     pub(crate) fn view(&self) -> View {
-        self.view.load_full()
+        self.want();
+        let view = self.0.view.load_full();
+        if view.revision() >= self.applied_index() {
+            return view;
+        }
+        match self.0.state.lock() {
+            Ok(state) => self.publish(&state),
+            // Applying panicked half-way: Raft is down, and nothing newer than this was answered or will be.
+            Err(_) => view,
+        }
     }
 
     /// The first view that includes log index `index`. Waits without a bound: the caller has one.
     pub(crate) async fn view_at(&self, index: u64) -> View {
-        let mut applied = self.applied_index.subscribe();
+        self.want();
+        let mut applied = self.0.applied_index.subscribe();
         // The sender lives in `self`.
         drop(applied.wait_for(|applied| *applied >= index).await);
         self.view()
     }
 
-    /// A receiver that changes with every published view.
+    /// A receiver that changes with every applied batch.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.applied_index.subscribe()
+        self.0.applied_index.subscribe()
     }
 
-    fn publish(&self, view: View) {
-        let revision = view.revision();
-        self.view.store(view);
-        self.applied_index.send_replace(revision);
+    /// Has the next batch publish a view.
+    fn want(&self) {
+        // Nearly always set already: then this cache line is only read.
+        if !self.0.wanted.load(Ordering::Relaxed) {
+            self.0.wanted.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn publish(&self, state: &State) -> View {
+        let view = Arc::new(state.clone());
+        self.0.view.store(Arc::clone(&view));
+        view
+    }
+
+    /// Publishes `state`, which was just changed, when somebody wants a view, and lets everybody know how far it is.
+    fn applied(&self, state: &State) {
+        self.0.data_bytes.store(state.data_bytes, Ordering::Relaxed);
+        if self.0.wanted.swap(false, Ordering::SeqCst) {
+            self.publish(state);
+        }
+        self.0.applied.store(state.revision(), Ordering::Release);
+        self.0.applied_index.send_replace(state.revision());
+    }
+
+    fn lock(&self) -> io::Result<std::sync::MutexGuard<'_, State>> {
+        self.0.state.lock().map_err(|_| io::Error::other("applying an entry panicked"))
     }
 }
 
 /// Applies committed entries, builds checkpoints and installs snapshots.
 pub struct StateMachine {
-    state: State,
     published: Published,
     checkpoints: Arc<Checkpoints>,
     metrics: StateMetrics,
 }
 
 impl StateMachine {
-    pub(crate) fn new(
-        state: State,
-        published: Published,
-        checkpoints: Arc<Checkpoints>,
-        metrics: StateMetrics,
-    ) -> Self {
-        metrics.observe(&state);
-        Self { state, published, checkpoints, metrics }
+    pub(crate) fn new(published: Published, checkpoints: Arc<Checkpoints>, metrics: StateMetrics) -> Self {
+        metrics.observe(&published.view());
+        Self { published, checkpoints, metrics }
     }
 
-    fn publish(&self) {
-        self.published.publish(Arc::new(self.state.clone()));
-        self.metrics.observe(&self.state);
+    fn apply_batch(&self, batch: &mut Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut replies = Vec::new();
+        self.metrics.apply_batch_entries.observe(batch.len() as f64);
+        {
+            let mut state = self.published.lock()?;
+            for (entry, responder) in batch.drain(..) {
+                if let EntryPayload::Normal(command) = &entry.payload {
+                    let bytes = command.bytes().len() as u64;
+                    self.published.0.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
+                }
+                let reply = state.apply(entry)?;
+                if let Some(responder) = responder {
+                    replies.push((responder, reply));
+                }
+            }
+            self.published.applied(&state);
+            self.metrics.observe(&state);
+        }
+        for (responder, reply) in replies {
+            responder.send(reply);
+        }
+        Ok(())
     }
 }
 
@@ -88,29 +173,22 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = CheckpointBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        Ok((self.state.last_applied, (*self.state.membership).clone()))
+        let state = self.published.lock()?;
+        Ok((state.last_applied, (*state.membership).clone()))
     }
 
-    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        let mut replies = Vec::new();
-        let mut applied: u32 = 0;
-        while let Some((entry, responder)) = entries.try_next().await? {
-            if let EntryPayload::Normal(command) = &entry.payload {
-                self.published.applied_bytes.fetch_add(command.bytes().len() as u64, Ordering::Relaxed);
+        // Those that are at hand; never waits to fill up.
+        let mut ready = pin!(entries.ready_chunks(BATCH_ENTRIES_MAX));
+        let mut batch = Vec::new();
+        while let Some(entries) = ready.next().await {
+            for entry in entries {
+                batch.push(entry?);
             }
-            let reply = self.state.apply(entry)?;
-            applied += 1;
-            if let Some(responder) = responder {
-                replies.push((responder, reply));
-            }
-        }
-        self.publish();
-        self.metrics.apply_batch_entries.observe(f64::from(applied));
-        for (responder, reply) in replies {
-            responder.send(reply);
+            self.apply_batch(&mut batch)?;
         }
         Ok(())
     }
@@ -136,8 +214,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         })
         .await
         .map_err(io::Error::other)??;
-        self.state = (*state).clone();
-        self.publish();
+        let mut current = self.published.lock()?;
+        *current = (*state).clone();
+        self.published.applied(&current);
+        self.metrics.observe(&current);
         self.metrics.snapshot_installs.inc();
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! The replicated state: what the log's entries, applied in order, amount to.
 //!
 //! **Idea.** [`State`] is a set of immutable ordered maps. The state machine changes its own copy
-//! and publishes a clone after every applied batch; a clone shares all nodes and costs a handful of
-//! reference counts. Whoever reads takes the published [`View`] and from then on sees one frozen
-//! revision, without a lock: a read, a scan, a snapshot and a checkpoint are the same thing.
+//! and publishes clones of it, after every applied batch as long as there are reads; a clone shares
+//! all nodes and costs a handful of reference counts. Whoever reads takes the published [`View`] and
+//! from then on sees one frozen revision: a read, a scan, a snapshot and a checkpoint are the same
+//! thing.
 //!
 //! **Where it rests.** [`checkpoint`] writes what changed since the last checkpoint to sled as one
 //! batch; [`snapshot`] is the same content as a stream for a follower. Start is: load sled, replay
@@ -11,8 +12,8 @@
 //!
 //! **Invariants.**
 //! - Applying is deterministic: no clock, no randomness, no I/O result decides state (invariant 3).
-//! - A view is published before any reply for its entries is sent, so that an acknowledged write is
-//!   visible on this node to whoever reads after it.
+//! - A view that is taken includes every entry whose reply was sent before, so that an acknowledged
+//!   write is visible on this node to whoever reads after it.
 //! - openraft hears of a checkpoint only after it is durable, and purges only behind it
 //!   (invariant 4).
 

@@ -139,8 +139,7 @@ impl Store {
             })?;
         let checkpoints = Arc::new(checkpoints);
         let published = Published::new(Arc::clone(&view));
-        let machine =
-            StateMachine::new((*view).clone(), published.clone(), Arc::clone(&checkpoints), state_metrics);
+        let machine = StateMachine::new(published.clone(), Arc::clone(&checkpoints), state_metrics);
 
         let peers = Peers::new(identity.cluster_id, identity.node_id, identity.name.clone());
         let raft = Raft::new(identity.node_id, config, Factory(Arc::clone(&peers)), log.clone(), machine)
@@ -286,7 +285,7 @@ impl Store {
 
     /// Log index of the last entry that this node applied.
     pub fn revision(&self) -> u64 {
-        self.published.view().revision()
+        self.published.applied_index()
     }
 
     /// How this node stands.
@@ -300,7 +299,7 @@ impl Store {
             is_leader: leadership.here,
             is_running: metrics.running_state.is_ok(),
             is_caught_up: *self.caught_up.borrow(),
-            apply_lag: committed.saturating_sub(self.published.view().revision()),
+            apply_lag: committed.saturating_sub(self.published.applied_index()),
             is_disk_low: self.routes.local.disk.is_low(),
         }
     }
@@ -345,7 +344,7 @@ impl Store {
     /// Brings the gauges up to date; called before they are read.
     pub fn refresh_metrics(&self) {
         let metrics = self.raft.metrics().borrow_watched().clone();
-        self.gauges.observe(&metrics, self.published.view().revision());
+        self.gauges.observe(&metrics, self.published.applied_index());
         self.gauges.log_bytes.set(i64::try_from(self.log.disk_bytes()).unwrap_or(i64::MAX));
         self.gauges.disk_free_bytes.set(i64::try_from(self.disk_free_bytes()).unwrap_or(i64::MAX));
     }

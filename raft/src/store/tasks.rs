@@ -71,7 +71,7 @@ pub(super) async fn trigger_checkpoints(
     let mut asked_for = 0;
     loop {
         tick.tick().await;
-        let (applied, durable) = (published.view().revision(), checkpoints.last().revision());
+        let (applied, durable) = (published.applied_index(), checkpoints.last().revision());
         // One at a time: openraft drops a request while it builds.
         if applied == durable || durable < asked_for {
             continue;
