@@ -10,9 +10,10 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
+use crate::background;
 use crate::metrics::StateMetrics;
 use crate::state::checkpoint::Checkpoints;
-use crate::state::{SnapshotData, State, View, snapshot};
+use crate::state::{SnapshotData, State, View};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// The newest published view, and a way to wait for a newer one.
@@ -123,7 +124,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let checkpoints = Arc::clone(&self.checkpoints);
         let meta = meta.clone();
         let state = tokio::task::spawn_blocking(move || {
-            let view = snapshot::open(data)?;
+            let view = Arc::clone(data.view());
             // The restart path of openraft hands back the very checkpoint that is loaded.
             if view.meta() != meta {
                 return Err(io::Error::new(
@@ -131,14 +132,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     format!("snapshot: its content is {:?}, announced as {meta:?}", view.meta()),
                 ));
             }
-            checkpoints.replace(Arc::clone(&view))?;
+            match data {
+                // What came from a leader is on disk already: Raft answers nobody while this runs.
+                SnapshotData::Incoming(incoming) => checkpoints.install(incoming)?,
+                SnapshotData::View(view) => checkpoints.replace(view)?,
+            }
             Ok(view)
         })
         .await
         .map_err(io::Error::other)??;
-        self.state = (*state).clone();
+        let old = (std::mem::replace(&mut self.state, (*state).clone()), self.published.view());
         self.publish();
         self.metrics.snapshot_installs.inc();
+        // Nobody waits for that.
+        drop(background::dispose(old));
         Ok(())
     }
 
