@@ -100,7 +100,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let staying = [nodes[leader], nodes[other]];
     let clients: Vec<_> = [leader, other].map(|node| cluster.node(node).client.clone()).to_vec();
     let (keys, value_bytes, connections) = (arguments.keys, arguments.value_bytes, arguments.connections);
-    let load = Load { operation: Operation::Put, connections, keys, value_bytes };
+    let pause = Duration::ZERO;
+    let load = Load { operation: Operation::Put, connections, keys, value_bytes, pause };
     let checkpoints = Watch::start(&clients);
     checkpoints.wait_written(PURGED_BOUND).await?;
     let writes = Loop::start(&staying, &load).await?;

@@ -48,6 +48,9 @@ struct Arguments {
     /// Checkpoints that reads are compared with.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Milliseconds that a connection rests after each read; 0 takes all that the processors have.
+    #[arg(long, default_value_t = 2)]
+    pause_ms: u64,
     /// The server to measure; by default it is built from this workspace.
     #[arg(long, value_name = "PATH")]
     hearthd: Option<PathBuf>,
@@ -141,7 +144,8 @@ async fn reads(arguments: &Arguments, nodes: &[SocketAddr], checkpoints: &Watch)
         let mut loops = Vec::new();
         for operation in kinds {
             let (keys, value_bytes) = (arguments.keys, arguments.value_bytes);
-            let load = Load { operation, connections: READ_CONNECTIONS, keys, value_bytes };
+            let pause = Duration::from_millis(arguments.pause_ms);
+            let load = Load { operation, connections: READ_CONNECTIONS, keys, value_bytes, pause };
             loops.push(Loop::start(nodes, &load).await?);
         }
         checkpoints.wait_written(CHECKPOINT_BOUND).await?;

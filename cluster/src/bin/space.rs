@@ -80,7 +80,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { keys, value_bytes, .. } = *arguments;
     fill::run(&[node.http], CONNECTIONS, 0..keys, value_bytes).await?;
 
-    let load = Load { operation: Operation::Put, connections: CONNECTIONS as usize, keys, value_bytes };
+    let (operation, connections, pause) = (Operation::Put, CONNECTIONS as usize, Duration::ZERO);
+    let load = Load { operation, connections, keys, value_bytes, pause };
     let writes = Loop::start(&[node.http], &load).await?;
     let state = node.data_dir.join("state");
     println!(

@@ -30,6 +30,8 @@ pub struct Load {
     pub keys: u32,
     /// Length of each value, in bytes.
     pub value_bytes: usize,
+    /// How long a connection rests after each answer; zero loads as much as the servers take.
+    pub pause: Duration,
 }
 
 /// A running loop.
@@ -96,6 +98,9 @@ async fn drive(
         match answer {
             Ok(()) => {
                 record.lock().unwrap_or_else(PoisonError::into_inner).answers.push((now, now - begun));
+                if !load.pause.is_zero() {
+                    tokio::time::sleep(load.pause).await;
+                }
                 continue;
             }
             Err(Failure::Refused(error)) => note(error),

@@ -7,9 +7,8 @@
 //! much as the difference. All of it runs on a thread of low priority: it may take its time.
 //!
 //! Every sled directory is a *generation*, `state/00000001`. A received snapshot fills a generation of
-//! its own while it arrives; when all of it is durable, installing it is one step, see [`generation`].
-//! The same way a bloated generation is replaced by a fresh one, which is then the checkpoint. A crash at
-//! any point leaves the old or the new state, never a mixture.
+//! its own while it arrives; when all of it is durable, installing it is one step, see [`generation`]. A
+//! crash at any point leaves the old or the new state, never a mixture.
 
 use std::fs;
 use std::io::{self, Read};
@@ -138,33 +137,23 @@ impl Checkpoints {
             return Ok(last);
         }
         let timer = self.duration_seconds.start_timer();
-        if current.is_bloated(&view)? {
-            let next = fill(self.begin()?, &view)?;
-            self.commit(next, Arc::clone(&view))?;
-        } else {
-            self.write_difference(&current, &last, &view)?;
-            let now = self.lock();
-            // Else a snapshot came between, and holds more.
-            if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &current)) {
-                self.last.store(Arc::clone(&view));
-            }
-        }
-        timer.observe_duration();
-        self.note_written();
-        Ok(self.last())
-    }
-
-    fn write_difference(&self, current: &Generation, last: &State, view: &State) -> io::Result<()> {
-        let bytes_before = current.disk_bytes()?;
         let mut journal = JournalWriter::create(&self.dir, current.number)?;
-        difference(last, view, &mut journal)?;
+        difference(&last, &view, &mut journal)?;
         journal.finish()?;
-        let mut batches = Batches::new(current);
-        difference(last, view, &mut batches)?;
+        let mut batches = Batches::new(&current);
+        difference(&last, &view, &mut batches)?;
         batches.finish()?;
         current.sync()?;
         journal::remove(&self.dir)?;
-        current.note_growth(bytes_before)
+        // Else a snapshot came between, and holds more.
+        let now = self.lock();
+        if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &current)) {
+            self.last.store(view);
+        }
+        drop(now);
+        timer.observe_duration();
+        self.note_written();
+        Ok(self.last())
     }
 
     /// Reads the stream of a snapshot into a generation of its own, which does not count before

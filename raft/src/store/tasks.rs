@@ -26,7 +26,7 @@ const CHECKPOINT_TICK: Duration = Duration::from_millis(200);
 const PURGE_TICK: Duration = Duration::from_millis(500);
 
 /// Nothing is kept for a follower that has not answered for so long: it is not catching up.
-const CATCHING_UP_SILENCE_MAX: Duration = Duration::from_secs(10);
+const CATCHING_UP_SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Tells when openraft cannot go on. Looks now and then instead of at each change of the metrics,
 /// which come several times a write.

@@ -329,22 +329,3 @@ fn a_replacement_is_whole_or_not_at_all() {
         assert_eq!(names(dir.path()), [if is_new { "00000002" } else { "00000001" }], "{name}");
     }
 }
-
-#[test]
-fn a_bloated_generation_is_replaced_by_a_checkpoint() {
-    let dir = TempDir::new().unwrap();
-    let (checkpoints, _) = open(dir.path()).unwrap();
-    let mut state = State::default();
-    let (mut index, mut most) = (0, 0);
-    for round in 0..40u8 {
-        for key in 0..3000 {
-            index += 1;
-            apply(&mut state, index, put(&format!("k{:04}", key * 7919 % 20_000), &[round; 1024]));
-        }
-        checkpoints.write_now(Arc::new(state.clone())).unwrap();
-        most = most.max(current(&checkpoints).disk_bytes().unwrap());
-    }
-    assert!(current(&checkpoints).number > 1, "{most} bytes at most");
-    let (_, loaded) = reopened(checkpoints, &dir);
-    assert_eq!(content(&loaded), content(&state));
-}
