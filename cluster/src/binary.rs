@@ -6,6 +6,17 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+static HEARTHD: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+
+/// Has [`hearthd`] answer `program` instead of building one. To be called before any node is started.
+///
+/// # Errors
+/// When there is no such file, or when a server was chosen already.
+pub fn use_hearthd(program: &Path) -> Result<()> {
+    let program = program.canonicalize().with_context(|| format!("no server {}", program.display()))?;
+    HEARTHD.set(Ok(program)).map_err(|_| anyhow!("the server was chosen before"))
+}
+
 /// Path of a `hearthd` that matches the sources: cargo is asked to build it, which costs a fraction
 /// of a second when nothing changed. Every later call answers from memory.
 ///
@@ -13,8 +24,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 /// When this program does not run from a cargo target directory, or when the build fails; the
 /// compiler's messages go to stderr.
 pub fn hearthd() -> Result<&'static Path> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    let built = HEARTHD.get_or_init(|| build().map_err(|error| format!("{error:#}")));
     built.as_deref().map_err(|message| anyhow!("build hearthd: {message}"))
 }
 

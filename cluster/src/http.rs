@@ -2,6 +2,8 @@
 //! answered what, and a write sent twice would look like the server's mistake.
 
 use std::net::SocketAddr;
+use std::ops::Add;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -194,9 +196,17 @@ impl Client {
     /// # Errors
     /// When `/metrics` does not answer 200 or has no such metric.
     pub async fn metric(&self, name: &str) -> Result<u64> {
+        metric_sum(&self.metrics().await?, name).with_context(|| format!("no metric {name}"))
+    }
+
+    /// All metrics, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// When `/metrics` does not answer 200.
+    pub async fn metrics(&self) -> Result<String> {
         let reply = self.get("metrics").await?;
         ensure!(reply.status == 200, "GET /metrics: {}", reply.status);
-        metric_sum(&reply.text(), name).with_context(|| format!("no metric {name}"))
+        Ok(reply.text())
     }
 
     fn key_url(&self, key: &str) -> Url {
@@ -224,16 +234,19 @@ fn outcome(answer: reqwest::Result<Reply>) -> Outcome {
     }
 }
 
-fn metric_sum(text: &str, name: &str) -> Option<u64> {
+/// The sum of a metric over its label sets in what [`Client::metrics`] gives, or nothing when there is
+/// none that reads as a `T`.
+#[must_use]
+pub fn metric_sum<T: FromStr + Add<Output = T>>(text: &str, name: &str) -> Option<T> {
     let values = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let value = match rest.strip_prefix('{') {
             Some(labels) => labels.rsplit_once('}')?.1,
             None => rest.strip_prefix(' ')?,
         };
-        value.split_whitespace().next()?.parse::<u64>().ok()
+        value.split_whitespace().next()?.parse::<T>().ok()
     });
-    values.fold(None, |sum, value| Some(sum.unwrap_or(0) + value))
+    values.reduce(T::add)
 }
 
 #[cfg(test)]
@@ -244,8 +257,8 @@ mod tests {
     fn metric_sum_over_labels() {
         let text = "# HELP a_total x\na_total{x=\"1\"} 2\na_total{x=\"}\"} 3\na_total_more 7\nb 15\n";
         assert_eq!(metric_sum(text, "a_total"), Some(5));
-        assert_eq!(metric_sum(text, "b"), Some(15));
-        assert_eq!(metric_sum(text, "a"), None);
+        assert_eq!(metric_sum(text, "b"), Some(15.0));
+        assert_eq!(metric_sum::<u64>(text, "a"), None);
     }
 
     #[test]

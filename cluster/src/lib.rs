@@ -15,8 +15,11 @@
 
 pub mod address;
 pub mod binary;
+pub mod checkpoints;
 pub mod cluster;
 pub mod http;
+pub mod load;
+pub mod machine;
 pub mod process;
 pub mod seed;
 pub mod volume;

@@ -83,10 +83,31 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn resident_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory since its start, in bytes.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn resident_peak_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// Forgets the peak, so that [`Process::resident_peak_bytes`] is that of the time from now on.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn reset_resident_peak(&self) -> Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.pid.as_raw_nonzero());
+        // The kernel's code for "reset the peak resident set size", see proc(5).
+        std::fs::write(&path, "5").with_context(|| format!("write {path}"))
+    }
+
+    fn status_bytes(&self, field: &str) -> Result<u64> {
         let status = self.proc_file("status")?;
-        let line =
-            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("status without VmRSS")?;
-        Ok(proc_number(line, 0)? * 1024)
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        Ok(proc_number(line.with_context(|| format!("status without {field}"))?, 0)? * 1024)
     }
 
     /// Processor time used since its start, user and system together.

@@ -124,5 +124,6 @@ fn store_options(settings: &Settings, http_advertise: String) -> StoreOptions {
         checkpoint_bytes: settings.storage_checkpoint_bytes.as_u64(),
         checkpoint_interval: settings.storage_checkpoint_interval,
         log_keep_entries: settings.raft_log_keep_entries,
+        log_catch_up_bytes: settings.raft_log_catch_up_bytes.as_u64(),
     }
 }

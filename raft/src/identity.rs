@@ -5,7 +5,6 @@
 //! DIR/identity.json  cluster id, node id, name; written once, when the node is founded
 //! DIR/log/           the Raft log and the vote
 //! DIR/state/         checkpoints in sled, a directory a generation
-//! DIR/snapshot/      snapshots while they are received; emptied at start
 //! DIR/ballast        room to start on a full disk
 //! ```
 //!

@@ -26,6 +26,7 @@
 //! restart. Membership changes after the cluster was formed, and authentication between peers, are
 //! not here yet.
 
+mod background;
 mod bootstrap;
 mod coalesce;
 mod codec;

@@ -27,6 +27,7 @@ fn options(dir: &Path, peer: String) -> StoreOptions {
         checkpoint_bytes: 1 << 20,
         checkpoint_interval: Duration::from_secs(60),
         log_keep_entries: 5,
+        log_catch_up_bytes: 1 << 30,
     }
 }
 

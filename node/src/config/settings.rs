@@ -86,6 +86,9 @@ pub struct Settings {
     /// Log entries kept behind a checkpoint, for followers that were away for a short time
     #[arg(long, env = "HEARTH_RAFT_LOG_KEEP_ENTRIES", default_value_t = 10_000, value_name = "N")]
     pub raft_log_keep_entries: u64,
+    /// Bytes of log beyond which nothing is kept for a node that is catching up, or receives a snapshot
+    #[arg(long, env = "HEARTH_RAFT_LOG_CATCH_UP_BYTES", default_value = "4GiB", value_name = "SIZE", value_parser = size)]
+    pub raft_log_catch_up_bytes: ByteSize,
     /// Writes that a leader works on at once; further ones are refused as overloaded
     #[arg(long, env = "HEARTH_RAFT_PROPOSALS_MAX", default_value_t = 16_384, value_name = "N")]
     pub raft_proposals_max: usize,

@@ -21,6 +21,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::background;
 use crate::codec;
 use crate::peer::Lane;
 use crate::peer::frame::{self, FrameReader};
@@ -322,7 +323,7 @@ async fn send_snapshot(
     // Two chunks are ready at most while one is on the way: memory stays bounded, and a slow peer
     // slows the encoder down.
     let (chunks, mut encoded) = mpsc::channel(2);
-    let encoder = tokio::task::spawn_blocking(move || {
+    let encoder = background::run("snapshot", move || {
         let mut out = io::BufWriter::with_capacity(SNAPSHOT_CHUNK_BYTES, ChunkSender(chunks));
         snapshot::write(&view, &mut out)
     });
@@ -330,7 +331,7 @@ async fn send_snapshot(
         let bytes: Vec<u8> = bytes;
         send(connection, &RequestV1::SnapshotChunk { bytes: &bytes }).await?;
     }
-    encoder.await.map_err(io::Error::other)??;
+    encoder.await?;
     send(connection, &RequestV1::SnapshotEnd).await?;
 
     // Installing takes as long as the other disk needs; a dead connection is noticed by keepalive.

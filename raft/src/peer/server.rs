@@ -1,10 +1,7 @@
 //! The other end: accepts connections of peers and answers what they ask.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use crate::background;
 use crate::codec;
 use crate::identity::Identity;
 use crate::local::Local;
@@ -25,7 +23,7 @@ use crate::peer::hello::{HELLO_TIMEOUT, HelloAnswerV1, HelloV1, Own};
 use crate::peer::message::{FoundAnswerV1, RequestV1, ResponseV1, snapshot_meta, transfer_request};
 use crate::peer::{Lane, socket};
 use crate::state::SnapshotData;
-use crate::state::snapshot::ReceivedFile;
+use crate::state::checkpoint::Checkpoints;
 use crate::types::{Command, TypeConfig, Vote};
 
 /// Connections that peers may hold open at once; a cluster needs a handful a node.
@@ -36,7 +34,7 @@ const QUESTIONS_MAX: usize = 4096;
 const APPENDS_QUEUED: usize = 32;
 /// Answers that wait to be written on one connection.
 const ANSWERS_QUEUED: usize = 1024;
-/// Chunks of a snapshot that wait for the disk.
+/// Chunks of a snapshot that wait to be decoded.
 const CHUNKS_QUEUED: usize = 4;
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -117,9 +115,10 @@ pub(crate) async fn greet(
 pub(crate) struct Service {
     pub(crate) identity: Identity,
     pub(crate) local: Arc<Local>,
-    /// Where snapshots are received; on the disk of the data directory.
-    pub(crate) snapshot_dir: PathBuf,
-    pub(crate) next_snapshot: AtomicU64,
+    /// Where snapshots are received.
+    pub(crate) checkpoints: Arc<Checkpoints>,
+    /// Held while one is received: two at once would take twice the memory. Held across awaits.
+    pub(crate) receiving: tokio::sync::Mutex<()>,
 }
 
 impl Service {
@@ -322,24 +321,19 @@ impl Service {
         };
         let vote = Vote::from(vote);
         let meta = snapshot_meta(last_log_id, membership)?;
+        let _one = self.receiving.lock().await;
         tracing::info!(index = meta.last_log_id.map(|id| id.index), "receiving a snapshot");
 
-        let number = self.next_snapshot.fetch_add(1, Ordering::Relaxed);
-        let path = self.snapshot_dir.join(format!("incoming-{number}"));
-        let file = ReceivedFile(path.clone());
-        let (chunks, mut queue) = mpsc::channel::<Bytes>(CHUNKS_QUEUED);
-        let store = tokio::task::spawn_blocking(move || -> io::Result<()> {
-            let mut out = File::create(&path)?;
-            while let Some(chunk) = queue.blocking_recv() {
-                out.write_all(&chunk)?;
-            }
-            Ok(())
-        });
+        let (chunks, queue) = mpsc::channel::<Bytes>(CHUNKS_QUEUED);
+        let checkpoints = Arc::clone(&self.checkpoints);
+        // A slow disk fills the queue, and that slows the sender down.
+        let receive =
+            background::run("snapshot", move || checkpoints.receive(Chunks { queue, rest: Bytes::new() }));
         loop {
             let frame = reader.next().await?.ok_or_else(ended)?;
             match codec::decode::<RequestV1<'_>>("request", &frame.body)? {
                 RequestV1::SnapshotChunk { bytes } => {
-                    // A write that failed ended the queue; its error is the one to report.
+                    // What failed ended the queue; its error is the one to report.
                     if chunks.send(frame.body.slice_ref(bytes)).await.is_err() {
                         break;
                     }
@@ -349,9 +343,28 @@ impl Service {
             }
         }
         drop(chunks);
-        store.await.map_err(io::Error::other)??;
-
-        let snapshot = openraft::storage::Snapshot { meta, snapshot: SnapshotData::File(file) };
+        let incoming = receive.await?;
+        let snapshot = openraft::storage::Snapshot { meta, snapshot: SnapshotData::Incoming(incoming) };
         self.local.raft.install_full_snapshot(vote, snapshot).await.map_err(io::Error::other)
+    }
+}
+
+/// The chunks of a snapshot as one stream. Blocks; ends when the sending side is dropped.
+struct Chunks {
+    queue: mpsc::Receiver<Bytes>,
+    rest: Bytes,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() {
+            match self.queue.blocking_recv() {
+                Some(chunk) => self.rest = chunk,
+                None => return Ok(0),
+            }
+        }
+        let bytes = self.rest.len().min(into.len());
+        into[..bytes].copy_from_slice(&self.rest.split_to(bytes));
+        Ok(bytes)
     }
 }

@@ -6,52 +6,74 @@
 //! survive a power loss. The two views share what did not change, so finding the difference costs as
 //! much as the difference. All of it runs on a thread of low priority: it may take its time.
 //!
-//! Every sled directory is a *generation*, `state/00000001`. Installing a snapshot fills the next
-//! generation; the meta row, written last, makes it valid, and then the old one is removed. A crash
-//! at any point leaves the old or the new state, never a mixture.
+//! Every sled directory is a *generation*, `state/00000001`. A received snapshot fills a generation of
+//! its own while it arrives; when all of it is durable, installing it is one step, see [`generation`]. A
+//! crash at any point leaves the old or the new state, never a mixture.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use prometheus::{Histogram, IntGauge};
 
+use crate::background;
 use crate::codec;
-use crate::lock::once_free;
+use crate::state::generation::{self, Batches, Generation, in_generation, sled_error};
 use crate::state::journal::{self, JournalWriter};
 use crate::state::rows::{self, AGES, AgesV1, KEY, KeyV1, META, MetaV1, Rows};
-use crate::state::{Record, State, View};
-use crate::types::StoredMembership;
-
-/// sled's page cache. Nothing reads through it; the default would be 1 GiB.
-const SLED_CACHE_BYTES: u64 = 8 << 20;
-/// sled writes back by itself this often; only then does it also reclaim space.
-const SLED_FLUSH_EVERY_MS: u64 = 1000;
-/// Rows of one sled batch; larger ones cost more per row.
-const BATCH_ROWS: usize = 1024;
-/// Added to the niceness of the thread that writes: under full load it gets a tenth of a processor.
-const WRITER_NICE: i32 = 10;
+use crate::state::{Record, State, View, content_type, snapshot};
+use crate::types::{LogId, StoredMembership};
 
 /// Writes checkpoints; one at a time.
+///
+/// Invariant: of the generations that count, the one with the highest log id is the newest, and no
+/// other is needed.
 pub(crate) struct Checkpoints {
     dir: PathBuf,
-    /// What sled durably holds; to be looked at without waiting for a checkpoint.
+    /// What is durable; to be looked at without waiting for a checkpoint.
     last: ArcSwap<State>,
-    /// `None` once closed.
-    current: Mutex<Option<Generation>>,
+    /// Held while a checkpoint is written, however long that takes.
+    writing: Mutex<()>,
+    /// Held for moments only: a snapshot is installed while a checkpoint is written. `None` once closed.
+    current: Mutex<Option<Arc<Generation>>>,
+    next_number: AtomicU32,
+    /// Threads that remove old generations; a directory must not be opened again before they are done.
+    removing: Mutex<Vec<JoinHandle<()>>>,
     duration_seconds: Histogram,
     written_unix_seconds: IntGauge,
 }
 
-struct Generation {
-    number: u32,
-    db: sled::Db,
+/// A received state, durable in a generation that does not count yet. Dropped, it is gone.
+pub struct Incoming {
+    generation: Generation,
+    view: View,
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Incoming({})", self.generation.number)
+    }
+}
+
+impl Incoming {
+    /// The state.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 impl Checkpoints {
-    /// Opens the newest valid generation in `dir`, or begins the first, and loads its state.
+    /// Opens the newest generation in `dir`, or begins the first, and loads its state.
     ///
     /// # Errors
     /// `InvalidData` naming the generation and the row when anything is damaged; what the file
@@ -62,35 +84,28 @@ impl Checkpoints {
         written_unix_seconds: IntGauge,
     ) -> io::Result<(Self, View)> {
         fs::create_dir_all(dir)?;
-        let mut numbers = generations(dir)?;
-        let (current, last) = loop {
-            let Some(number) = numbers.pop() else {
-                break (fill(dir, 1, &State::default())?, Arc::default());
-            };
-            let path = generation_path(dir, number);
-            let db = open_sled(&path)?;
-            if db.get(META).map_err(sled_error)?.is_some() {
-                finish_interrupted(dir, number, &db)
+        let numbers = generation::remove_unwanted(dir)?;
+        let (current, last) = match newest(dir, &numbers)? {
+            Some(current) => {
+                finish_interrupted(dir, &current)
                     .map_err(|error| in_generation(&dir.join("journal"), &error))?;
-                let last = Arc::new(load(&db).map_err(|error| in_generation(&path, &error))?);
-                break (Generation { number, db }, last);
+                let last = load(&current.db).map_err(|error| in_generation(&current.path(), &error))?;
+                (current, Arc::new(last))
             }
-            // Without a meta row it was never finished. Then it is either the first one of a new
-            // node and empty, or an older one still holds the state.
-            if numbers.is_empty() && db.iter().next().is_some() {
-                let error = io::Error::new(io::ErrorKind::InvalidData, "rows without a meta row");
-                return Err(in_generation(&path, &error));
+            None => {
+                let first = fill(Generation::begin(dir, 1)?, &State::default())?;
+                first.commit()?;
+                (first, Arc::default())
             }
-            drop(db);
-            fs::remove_dir_all(&path)?;
         };
-        for number in numbers {
-            fs::remove_dir_all(generation_path(dir, number))?;
-        }
+        let next_number = numbers.last().copied().unwrap_or(0).max(current.number) + 1;
         let checkpoints = Self {
             dir: dir.to_owned(),
             last: ArcSwap::new(Arc::clone(&last)),
-            current: Mutex::new(Some(current)),
+            writing: Mutex::new(()),
+            current: Mutex::new(Some(Arc::new(current))),
+            next_number: AtomicU32::new(next_number),
+            removing: Mutex::default(),
             duration_seconds,
             written_unix_seconds,
         };
@@ -105,44 +120,63 @@ impl Checkpoints {
 
     /// [`Checkpoints::write_now`] on a thread of low priority.
     pub(crate) async fn write(self: &Arc<Self>, view: View) -> io::Result<View> {
-        let (done, written) = tokio::sync::oneshot::channel();
         let checkpoints = Arc::clone(self);
-        std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
-            // On Linux this is about the calling thread. Without it the checkpoint is only less polite.
-            if let Err(error) = rustix::process::nice(WRITER_NICE) {
-                tracing::debug!(%error, "cannot lower the priority of a checkpoint");
-            }
-            // The waiter is gone only when the node stops.
-            drop(done.send(checkpoints.write_now(view)));
-        })?;
-        written.await.map_err(io::Error::other)?
+        background::run("checkpoint", move || checkpoints.write_now(view)).await
     }
 
     /// Makes `view` durable and answers what is durable then: `view`, or something newer that was
-    /// written meanwhile. Blocks for the disk.
+    /// written or installed meanwhile. Blocks for the disk.
     ///
     /// # Errors
     /// What sled or the file system says. The caller must stop the node: sled's errors stick.
     pub(crate) fn write_now(&self, view: View) -> io::Result<View> {
-        let current = self.lock();
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.lock().clone().ok_or_else(closed)?;
         let last = self.last();
         if view.last_applied <= last.last_applied {
             return Ok(last);
         }
-        let current = current.as_ref().ok_or_else(closed)?;
         let timer = self.duration_seconds.start_timer();
         let mut journal = JournalWriter::create(&self.dir, current.number)?;
         difference(&last, &view, &mut journal)?;
         journal.finish()?;
-        let mut batches = Batches::new(&current.db);
+        let mut batches = Batches::new(&current);
         difference(&last, &view, &mut batches)?;
         batches.finish()?;
-        sync(&current.db, &generation_path(&self.dir, current.number))?;
+        current.sync()?;
         journal::remove(&self.dir)?;
+        // Else a snapshot came between, and holds more.
+        let now = self.lock();
+        if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &current)) {
+            self.last.store(view);
+        }
+        drop(now);
         timer.observe_duration();
-        self.last.store(Arc::clone(&view));
         self.note_written();
-        Ok(view)
+        Ok(self.last())
+    }
+
+    /// Reads the stream of a snapshot into a generation of its own, which does not count before
+    /// [`Checkpoints::install`]. Blocks for both.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the offset when the stream is damaged or incomplete; nothing is left then.
+    pub(crate) fn receive(&self, input: impl Read) -> io::Result<Incoming> {
+        let generation = self.begin()?;
+        let mut batches = Batches::new(&generation);
+        let state = snapshot::read(input, &mut batches)?;
+        batches.finish()?;
+        generation.sync()?;
+        generation.finish(&MetaV1::from(&state))?;
+        Ok(Incoming { generation, view: Arc::new(state) })
+    }
+
+    /// Replaces everything by what was received, atomically. Takes moments.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn install(&self, incoming: Incoming) -> io::Result<()> {
+        self.commit(incoming.generation, incoming.view)
     }
 
     /// Replaces everything by `view`, atomically, in a new generation. Blocks for the disk.
@@ -150,21 +184,44 @@ impl Checkpoints {
     /// # Errors
     /// As [`Checkpoints::write_now`].
     pub(crate) fn replace(&self, view: View) -> io::Result<()> {
+        self.commit(fill(self.begin()?, &view)?, view)
+    }
+
+    fn begin(&self) -> io::Result<Generation> {
+        Generation::begin(&self.dir, self.next_number.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Lets `next`, which durably holds `view`, take the place of the current generation, unless that is
+    /// newer by now.
+    fn commit(&self, next: Generation, view: View) -> io::Result<()> {
         let mut current = self.lock();
         let current = current.as_mut().ok_or_else(closed)?;
-        let next = fill(&self.dir, current.number + 1, &view)?;
-        let old = std::mem::replace(current, next);
+        let last = self.last();
+        if view.last_applied < last.last_applied {
+            return Ok(());
+        }
+        next.commit()?;
+        let old = std::mem::replace(current, Arc::new(next));
+        old.retire();
         self.last.store(view);
-        let old_path = generation_path(&self.dir, old.number);
-        drop(old.db);
-        fs::remove_dir_all(old_path)?;
         self.note_written();
+        let mut removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        removing.retain(|thread| !thread.is_finished());
+        removing.extend(background::dispose((old, last)));
         Ok(())
     }
 
     /// Closes sled and gives its lock up; nothing can be written any more. Blocks for the disk.
     pub(crate) fn close(&self) {
-        drop(self.lock().take());
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.lock().take();
+        drop(current);
+        let removing = std::mem::take(&mut *self.removing.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in removing {
+            if thread.join().is_err() {
+                tracing::error!("a thread panicked while it removed an old state");
+            }
+        }
     }
 
     fn note_written(&self) {
@@ -172,7 +229,7 @@ impl Checkpoints {
         self.written_unix_seconds.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Generation>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Generation>>> {
         // A panic while it was held cannot leave `last` ahead of the disk: it is set at the end.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,48 +239,41 @@ fn closed() -> io::Error {
     io::Error::other("the store is closed")
 }
 
-fn generation_path(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("{number:08}"))
-}
-
-/// The numbers of the generations in `dir`, ascending.
-fn generations(dir: &Path) -> io::Result<Vec<u32>> {
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        if let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
-            numbers.push(number);
+/// The generation among `numbers` that holds the newest state; the others are removed. `None` when there
+/// is none that was ever finished.
+fn newest(dir: &Path, numbers: &[u32]) -> io::Result<Option<Generation>> {
+    let mut newest: Option<(Option<LogId>, Generation)> = None;
+    for number in numbers {
+        let found = Generation::open(dir, *number)?;
+        let Some(sealed) = found.db.get(META).map_err(sled_error)? else {
+            // It was never finished. Then it is either the first one of a new node and empty, or
+            // another one holds the state.
+            if numbers.len() == 1 && found.db.iter().next().is_some() {
+                let error = io::Error::new(io::ErrorKind::InvalidData, "rows without a meta row");
+                return Err(in_generation(&found.path(), &error));
+            }
+            found.retire();
+            continue;
+        };
+        let meta = rows::unseal(META, &sealed).ok_or_else(|| bad_row(META, "checksum does not match"));
+        let meta = meta.and_then(|row| Ok(codec::decode::<MetaV1>("meta row", row)?));
+        let meta = meta.map_err(|error| in_generation(&found.path(), &error))?;
+        let last_applied = meta.last_applied.map(LogId::from);
+        match &newest {
+            Some((other, _)) if *other > last_applied => found.retire(),
+            Some((_, other)) => {
+                other.retire();
+                newest = Some((last_applied, found));
+            }
+            None => newest = Some((last_applied, found)),
         }
     }
-    numbers.sort_unstable();
-    Ok(numbers)
+    Ok(newest.map(|(_, generation)| generation))
 }
 
-fn open_sled(path: &Path) -> io::Result<sled::Db> {
-    let config = sled::Config::new()
-        .path(path)
-        .cache_capacity(SLED_CACHE_BYTES)
-        .flush_every_ms(Some(SLED_FLUSH_EVERY_MS))
-        .mode(sled::Mode::LowSpace);
-    let open = || {
-        config.open().map_err(|error| match error {
-            // sled has no kind of its own for it.
-            sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock") => {
-                io::Error::new(io::ErrorKind::WouldBlock, error)
-            }
-            other => sled_error(other),
-        })
-    };
-    once_free(open).map_err(|error| in_generation(path, &error))
-}
-
-/// A new generation that holds `state`, durable when this returns.
-fn fill(dir: &Path, number: u32, state: &State) -> io::Result<Generation> {
-    let path = generation_path(dir, number);
-    if path.exists() {
-        fs::remove_dir_all(&path)?;
-    }
-    let db = open_sled(&path)?;
-    let mut batches = Batches::new(&db);
+/// Fills a generation that was begun with `state`; durable when this returns.
+fn fill(generation: Generation, state: &State) -> io::Result<Generation> {
+    let mut batches = Batches::new(&generation);
     for (key, record) in &state.keys {
         rows::write_key(&mut batches, key, None, record)?;
     }
@@ -232,60 +282,18 @@ fn fill(dir: &Path, number: u32, state: &State) -> io::Result<Generation> {
     }
     batches.finish()?;
     // The meta row may only become durable after everything that it vouches for.
-    sync(&db, &path)?;
-    let mut batches = Batches::new(&db);
-    rows::write_meta(&mut batches, &MetaV1::from(state))?;
-    batches.finish()?;
-    sync(&db, &path)?;
-    File::open(&path)?.sync_all()?;
-    File::open(dir)?.sync_all()?;
-    Ok(Generation { number, db })
+    generation.sync()?;
+    generation.finish(&MetaV1::from(state))?;
+    Ok(generation)
 }
 
 /// Applies the journal of a checkpoint that a crash interrupted, if there is one.
-fn finish_interrupted(dir: &Path, number: u32, db: &sled::Db) -> io::Result<()> {
-    let mut batches = Batches::new(db);
-    journal::recover(dir, number, &mut batches)?;
+fn finish_interrupted(dir: &Path, current: &Generation) -> io::Result<()> {
+    let mut batches = Batches::new(current);
+    journal::recover(dir, current.number, &mut batches)?;
     batches.finish()?;
-    sync(db, &generation_path(dir, number))?;
+    current.sync()?;
     journal::remove(dir)
-}
-
-/// Writes rows to sled, [`BATCH_ROWS`] at a time.
-struct Batches<'a> {
-    db: &'a sled::Db,
-    batch: sled::Batch,
-    rows: usize,
-}
-
-impl<'a> Batches<'a> {
-    fn new(db: &'a sled::Db) -> Self {
-        Self { db, batch: sled::Batch::default(), rows: 0 }
-    }
-
-    fn count(&mut self) -> io::Result<()> {
-        self.rows += 1;
-        if self.rows.is_multiple_of(BATCH_ROWS) {
-            self.db.apply_batch(std::mem::take(&mut self.batch)).map_err(sled_error)?;
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> io::Result<()> {
-        self.db.apply_batch(self.batch).map_err(sled_error)
-    }
-}
-
-impl Rows for Batches<'_> {
-    fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()> {
-        self.batch.insert(key, sealed);
-        self.count()
-    }
-
-    fn remove(&mut self, key: Vec<u8>) -> io::Result<()> {
-        self.batch.remove(key);
-        self.count()
-    }
 }
 
 /// The rows to write so that a tree with `old` holds `new`; the meta row last.
@@ -313,13 +321,6 @@ fn difference(old: &State, new: &State, out: &mut impl Rows) -> io::Result<()> {
     rows::write_meta(out, &MetaV1::from(new))
 }
 
-/// flush() on Linux is `sync_file_range`: it orders and starts the writes but survives no power
-/// loss. `sync_data` on the same file does.
-fn sync(db: &sled::Db, path: &Path) -> io::Result<()> {
-    db.flush().map_err(sled_error)?;
-    File::open(path.join("db"))?.sync_data()
-}
-
 fn load(db: &sled::Db) -> io::Result<State> {
     let row = |key: &[u8]| -> io::Result<Vec<u8>> {
         let sealed = db.get(key).map_err(sled_error)?.ok_or_else(|| bad_row(key, "missing"))?;
@@ -329,6 +330,7 @@ fn load(db: &sled::Db) -> io::Result<State> {
     let meta: MetaV1 = codec::decode("meta row", &row(META)?)?;
 
     let mut state = State::default();
+    let mut last_type = Arc::default();
     for item in db.scan_prefix([KEY]) {
         let (key_row, sealed) = item.map_err(sled_error)?;
         let key = name_of(&key_row)?;
@@ -339,9 +341,10 @@ fn load(db: &sled::Db) -> io::Result<State> {
         if value.len() as u64 != head.value_bytes {
             return Err(bad_row(&key_row, "its pieces do not add up"));
         }
+        last_type = content_type(head.content_type, Some(&last_type));
         let record = Record {
             value,
-            content_type: head.content_type.into(),
+            content_type: Arc::clone(&last_type),
             revision: head.revision,
             created_revision: head.created_revision,
         };
@@ -389,23 +392,6 @@ fn name_of(head_row: &[u8]) -> io::Result<&str> {
 
 fn bad_row(key: &[u8], reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("row {}: {reason}", key.escape_ascii()))
-}
-
-/// `error` with its place. Its kind says whether the disk failed or what is on it is damaged, which
-/// a file that ends too early is.
-fn in_generation(path: &Path, error: &io::Error) -> io::Error {
-    let kind = match error.kind() {
-        io::ErrorKind::UnexpectedEof => io::ErrorKind::InvalidData,
-        kind => kind,
-    };
-    io::Error::new(kind, format!("state in {}: {error}", path.display()))
-}
-
-fn sled_error(error: sled::Error) -> io::Error {
-    match error {
-        sled::Error::Io(error) => error,
-        other => io::Error::new(io::ErrorKind::InvalidData, other),
-    }
 }
 
 #[cfg(test)]

@@ -17,9 +17,10 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
+use crate::background;
 use crate::metrics::StateMetrics;
 use crate::state::checkpoint::Checkpoints;
-use crate::state::{SnapshotData, State, View, snapshot};
+use crate::state::{SnapshotData, State, View};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries that are applied in one go, and then answered: what a read may have to wait for.
@@ -73,10 +74,15 @@ impl Published {
         self.0.data_bytes.load(Ordering::Relaxed)
     }
 
+    /// The view that was published last, which may be old.
+    fn newest(&self) -> View {
+        self.0.view.load_full()
+    }
+
     /// A view that includes every entry whose reply was sent before the call.
     pub(crate) fn view(&self) -> View {
         self.want();
-        let view = self.0.view.load_full();
+        let view = self.newest();
         if view.revision() >= self.applied_index() {
             return view;
         }
@@ -201,7 +207,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let checkpoints = Arc::clone(&self.checkpoints);
         let meta = meta.clone();
         let state = tokio::task::spawn_blocking(move || {
-            let view = snapshot::open(data)?;
+            let view = Arc::clone(data.view());
             // The restart path of openraft hands back the very checkpoint that is loaded.
             if view.meta() != meta {
                 return Err(io::Error::new(
@@ -209,16 +215,27 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     format!("snapshot: its content is {:?}, announced as {meta:?}", view.meta()),
                 ));
             }
-            checkpoints.replace(Arc::clone(&view))?;
+            match data {
+                // What came from a leader is on disk already: Raft answers nobody while this runs.
+                SnapshotData::Incoming(incoming) => checkpoints.install(incoming)?,
+                SnapshotData::View(view) => checkpoints.replace(view)?,
+            }
             Ok(view)
         })
         .await
         .map_err(io::Error::other)??;
-        let mut current = self.published.lock()?;
-        *current = (*state).clone();
-        self.published.applied(&current);
-        self.metrics.observe(&current);
+        let old = {
+            let mut current = self.published.lock()?;
+            // Also takes the old view out of sight, so that it can be freed.
+            let old = (std::mem::replace(&mut *current, (*state).clone()), self.published.newest());
+            self.published.want();
+            self.published.applied(&current);
+            self.metrics.observe(&current);
+            old
+        };
         self.metrics.snapshot_installs.inc();
+        // Nobody waits for that.
+        drop(background::dispose(old));
         Ok(())
     }
 

@@ -20,6 +20,7 @@
 mod ages;
 pub(crate) mod checkpoint;
 mod frames;
+mod generation;
 mod hash;
 mod journal;
 mod machine;
@@ -118,11 +119,10 @@ impl State {
                 let old = self.keys.get(key.as_str());
                 let created = old.is_none();
                 let created_revision = old.map_or(revision, |old| old.created_revision);
-                // Nearly every value of a key has the type of the one before: share it.
-                let content_type = match old {
-                    Some(old) if *old.content_type == *content_type => Arc::clone(&old.content_type),
-                    _ => content_type.into(),
-                };
+                let content_type = self::content_type(&content_type, old.map(|old| &old.content_type));
+                // Its own bytes: a part of the command would keep the whole command in memory, and with
+                // it every command of the frame that it came in.
+                let value = Bytes::copy_from_slice(&value);
                 let new = Record { value, content_type, revision, created_revision };
                 self.data_bytes += record_bytes(&key, &new);
                 self.hash = self.hash.wrapping_add(hash::of_record(&key, &new));
@@ -195,6 +195,16 @@ impl State {
         self.data_bytes += (name.len() + list.len()) as u64;
         self.hash = self.hash.wrapping_add(hash::of_list(&name, &list));
         self.ages.insert(name, list);
+    }
+}
+
+/// The media type, shared with `old` when it is the same: nearly every value has that of the one before.
+fn content_type(new: &str, old: Option<&Arc<str>>) -> Arc<str> {
+    match old {
+        Some(old) if **old == *new => Arc::clone(old),
+        // The default takes no memory.
+        _ if new.is_empty() => Arc::default(),
+        _ => new.into(),
     }
 }
 

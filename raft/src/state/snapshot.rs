@@ -1,24 +1,23 @@
 //! The state as a stream: how a follower that is far behind gets it.
 //!
 //! A snapshot is written straight from a frozen view, record by record, so the sender needs no
-//! memory for it and no file. The receiver collects the stream in a file, checks all of it, and only
-//! then lets openraft install it.
+//! memory for it and no file. The receiver writes each record to a new generation at rest as it arrives,
+//! checks all of it, and only then lets openraft install it.
 //!
 //! Layout: the 8 bytes `HEARTHS` 1, then [`frames`], each with a record. The first record is [`SnapshotRecordV1::Meta`], the last [`SnapshotRecordV1::End`] with
 //! the number of records and a checksum over all of them, so that a stream that stops early, or
 //! lacks or repeats a frame, is refused.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
+use crate::state::checkpoint::Incoming;
 use crate::state::frames;
-use crate::state::rows::MetaV1;
-use crate::state::{AgeList, Record, State, View};
+use crate::state::rows::{self, MetaV1, Rows};
+use crate::state::{AgeList, Record, State, View, content_type};
 use crate::types::StoredMembership;
 
 const MAGIC: &[u8; 8] = b"HEARTHS\x01";
@@ -31,18 +30,16 @@ const AGES_PER_RECORD: usize = 64 * 1024;
 pub enum SnapshotData {
     /// A frozen view of this node.
     View(View),
-    /// A complete stream that a leader sent; deleted when it is dropped.
-    File(ReceivedFile),
+    /// A complete state that a leader sent.
+    Incoming(Incoming),
 }
 
-/// A file that goes away with its owner.
-#[derive(Debug)]
-pub struct ReceivedFile(pub(crate) PathBuf);
-
-impl Drop for ReceivedFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "cannot remove a received snapshot");
+impl SnapshotData {
+    /// The state.
+    pub(crate) fn view(&self) -> &View {
+        match self {
+            Self::View(view) => view,
+            Self::Incoming(incoming) => incoming.view(),
         }
     }
 }
@@ -124,21 +121,12 @@ impl<W: Write> FrameWriter<'_, W> {
     }
 }
 
-/// The state that `data` holds.
+/// Reads what [`write`] wrote, and puts all rows but the meta row to `rows` as they come.
 ///
 /// # Errors
-/// `InvalidData` naming the offset when the file is damaged or incomplete.
-pub(crate) fn open(data: SnapshotData) -> io::Result<View> {
-    match data {
-        SnapshotData::View(view) => Ok(view),
-        SnapshotData::File(file) => {
-            Ok(Arc::new(read(BufReader::with_capacity(1 << 20, File::open(&file.0)?))?))
-        }
-    }
-}
-
-/// Reads what [`write`] wrote.
-pub(crate) fn read(mut input: impl Read) -> io::Result<State> {
+/// `InvalidData` naming the offset when the stream is damaged or incomplete. What is in `rows` is of no
+/// use then.
+pub(crate) fn read(mut input: impl Read, rows: &mut impl Rows) -> io::Result<State> {
     let mut magic = [0; 8];
     input.read_exact(&mut magic)?;
     if &magic != MAGIC {
@@ -149,6 +137,7 @@ pub(crate) fn read(mut input: impl Read) -> io::Result<State> {
     let mut checksum = crc32fast::Hasher::new();
     let mut meta: Option<MetaV1> = None;
     let mut state = State::default();
+    let mut last_type = Arc::default();
     loop {
         let body = frames::read(&mut input, offset).map_err(in_snapshot)?;
         let at = |error: codec::CodecError| invalid(&format!("offset {offset}: {error}"));
@@ -156,12 +145,14 @@ pub(crate) fn read(mut input: impl Read) -> io::Result<State> {
         match (record, &meta) {
             (SnapshotRecordV1::Meta(first), None) => meta = Some(first),
             (SnapshotRecordV1::Key { key, revision, created_revision, content_type, value }, Some(_)) => {
+                last_type = self::content_type(content_type, Some(&last_type));
                 let record = Record {
                     value: bytes::Bytes::copy_from_slice(value),
-                    content_type: content_type.into(),
+                    content_type: Arc::clone(&last_type),
                     revision,
                     created_revision,
                 };
+                rows::write_key(rows, key, None, &record)?;
                 state.restore_key(key.into(), record);
             }
             (SnapshotRecordV1::Ages { name, revision, created_revision, ages }, Some(_)) => {
@@ -178,6 +169,10 @@ pub(crate) fn read(mut input: impl Read) -> io::Result<State> {
                 state.membership = Arc::new(StoredMembership::try_from(meta.membership.clone())?);
                 if MetaV1::from(&state) != *meta {
                     return Err(invalid("its counts do not match its content"));
+                }
+                // Only now, since the parts of a list come one after the other.
+                for (name, list) in &state.ages {
+                    rows::write_ages(rows, name, None, list)?;
                 }
                 return Ok(state);
             }
@@ -210,6 +205,17 @@ mod tests {
     use super::*;
     use crate::state::tests::sample_state;
 
+    struct Nowhere;
+
+    impl Rows for Nowhere {
+        fn put(&mut self, _: Vec<u8>, _: Vec<u8>) -> io::Result<()> {
+            Ok(())
+        }
+        fn remove(&mut self, _: Vec<u8>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     fn bytes(state: &State) -> Vec<u8> {
         let mut out = Vec::new();
         write(state, &mut out).unwrap();
@@ -219,7 +225,7 @@ mod tests {
     #[test]
     fn round_trip() {
         let state = sample_state();
-        let back = read(&bytes(&state)[..]).unwrap();
+        let back = read(&bytes(&state)[..], &mut Nowhere).unwrap();
         assert_eq!(bytes(&back), bytes(&state));
         assert_eq!(back.meta(), state.meta());
     }
@@ -228,10 +234,10 @@ mod tests {
     fn every_flipped_bit_and_every_cut_is_found() {
         let good = bytes(&sample_state());
         for at in 0..good.len() {
-            assert!(read(&good[..at]).is_err(), "cut at {at}");
+            assert!(read(&good[..at], &mut Nowhere).is_err(), "cut at {at}");
             let mut damaged = good.clone();
             damaged[at] ^= 1 << (at % 8);
-            assert!(read(&damaged[..]).is_err(), "flipped at {at}");
+            assert!(read(&damaged[..], &mut Nowhere).is_err(), "flipped at {at}");
         }
     }
 
@@ -248,10 +254,10 @@ mod tests {
         for skipped in 1..frames.len() - 1 {
             let without: Vec<_> =
                 frames.iter().enumerate().filter(|(i, _)| *i != skipped).map(|(_, f)| *f).collect();
-            assert!(read(&[&MAGIC[..], &without.concat()].concat()[..]).is_err());
+            assert!(read(&[&MAGIC[..], &without.concat()].concat()[..], &mut Nowhere).is_err());
             let mut twice = frames.clone();
             twice.insert(skipped, frames[skipped]);
-            assert!(read(&[&MAGIC[..], &twice.concat()].concat()[..]).is_err());
+            assert!(read(&[&MAGIC[..], &twice.concat()].concat()[..], &mut Nowhere).is_err());
         }
     }
 }

@@ -13,7 +13,6 @@ mod tasks;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -114,12 +113,9 @@ impl Store {
         let gauges = RaftGauges::register(registry)?;
         let log_dir = data_dir.subdirectory("log")?;
         let state_dir = data_dir.subdirectory("state")?;
-        let snapshot_dir = data_dir.subdirectory("snapshot")?;
         let opening = {
-            let (registry, state_metrics, snapshot_dir) =
-                (registry.clone(), state_metrics.clone(), snapshot_dir.clone());
+            let (registry, state_metrics) = (registry.clone(), state_metrics.clone());
             tokio::task::spawn_blocking(move || {
-                remove_files(&snapshot_dir)?;
                 let log = LogStore::open(&log_dir, &LogOptions::default(), &registry)
                     .map_err(|error| storage_error("log", &log_dir, &error))?;
                 let (checkpoints, view) = Checkpoints::open(
@@ -166,8 +162,8 @@ impl Store {
         let service = Arc::new(Service {
             identity: identity.clone(),
             local: Arc::clone(&local),
-            snapshot_dir,
-            next_snapshot: AtomicU64::new(0),
+            checkpoints: Arc::clone(&checkpoints),
+            receiving: tokio::sync::Mutex::new(()),
         });
         tasks.push(tokio::spawn(server::serve(listener, service)));
         if identity.initial_members.first().is_some_and(|(founder, _)| *founder == identity.node_id) {
@@ -177,6 +173,12 @@ impl Store {
         tasks.push(tokio::spawn(tasks::trigger_checkpoints(
             raft.clone(),
             published.clone(),
+            Arc::clone(&checkpoints),
+            options.clone(),
+        )));
+        tasks.push(tokio::spawn(tasks::purge_log(
+            raft.clone(),
+            log.clone(),
             Arc::clone(&checkpoints),
             options.clone(),
         )));
@@ -434,13 +436,6 @@ async fn check_same_cluster(options: &StoreOptions, identity: &Identity) -> Resu
         cluster_id: identity.cluster_id,
         answers: foreign.join(", "),
     })
-}
-
-fn remove_files(dir: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        std::fs::remove_file(entry?.path())?;
-    }
-    Ok(())
 }
 
 fn storage_error(what: &str, path: &Path, error: &std::io::Error) -> std::io::Error {

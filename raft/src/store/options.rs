@@ -38,6 +38,8 @@ pub struct StoreOptions {
     pub checkpoint_interval: Duration,
     /// Entries kept in the log behind a checkpoint, for followers that were away for a short time.
     pub log_keep_entries: u64,
+    /// Bytes of log beyond which nothing is kept for a node that is catching up.
+    pub log_catch_up_bytes: u64,
 }
 
 /// openraft's settings.
@@ -63,8 +65,8 @@ pub(super) fn raft_config(options: &StoreOptions) -> Result<openraft::Config, op
         replication_lag_threshold: u64::MAX / 2,
         // `trigger_checkpoints` decides.
         snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: options.log_keep_entries,
-        purge_batch_size: 256,
+        // `purge_log` decides.
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..openraft::Config::default()
     }
     .validate()

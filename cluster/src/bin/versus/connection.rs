@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
+use hearth_cluster::load::request::Failure;
+use hearth_cluster::load::{Operation, hearth};
 use hearth_cluster::seed;
 use rand::RngExt;
 
-use crate::options::{Operation, System};
-use crate::request::Failure;
+use crate::etcd;
+use crate::options::System;
 use crate::servers::Servers;
-use crate::{etcd, hearth};
 
 /// Length of each value, in bytes.
 const VALUE_BYTES: usize = 256;

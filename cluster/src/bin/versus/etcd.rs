@@ -11,12 +11,11 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
+use hearth_cluster::load::Operation;
+use hearth_cluster::load::request::{Failure, KEY_PLACE, Template};
 use http::{HeaderMap, Request, StatusCode, Version};
 use prost::Message;
 use tokio::net::TcpStream;
-
-use crate::options::Operation;
-use crate::request::{Failure, KEY_PLACE, Template};
 
 /// Bytes before a message: whether it is compressed, and its length.
 const FRAME_BYTES: usize = 5;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
+use hearth_cluster::load::Operation;
+use hearth_cluster::load::request::Failure;
 use hearth_cluster::seed;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -17,8 +19,6 @@ use tokio::task::JoinSet;
 
 use crate::connection::{self, Connection, Target};
 use crate::cpu::Used;
-use crate::options::Operation;
-use crate::request::Failure;
 use crate::servers::Servers;
 
 /// Keys there are: numbers below this.

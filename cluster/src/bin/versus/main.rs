@@ -33,13 +33,10 @@
 mod connection;
 mod cpu;
 mod etcd;
-mod hearth;
 mod load;
-mod machine;
 mod options;
 mod preload;
 mod report;
-mod request;
 mod round;
 mod servers;
 
@@ -49,10 +46,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use hearth_cluster::{binary, seed};
+use hearth_cluster::load::Operation;
+use hearth_cluster::{binary, machine, seed};
 
 use crate::load::Load;
-use crate::options::{Operation, Options};
+use crate::options::{Options, is_known_to};
 use crate::report::Report;
 use crate::round::Round;
 use crate::servers::Servers;
@@ -135,7 +133,7 @@ async fn measure(options: &Options, systems: &[Servers]) -> Result<Vec<Round>> {
     for operation in &options.only {
         for connections in &options.connections {
             for number in 1..=options.rounds {
-                for servers in systems.iter().filter(|servers| operation.is_known_to(servers.system)) {
+                for servers in systems.iter().filter(|servers| is_known_to(*operation, servers.system)) {
                     let load = Load {
                         operation: *operation,
                         connections: *connections,

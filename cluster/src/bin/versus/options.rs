@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use hearth_cluster::load::Operation;
 
 /// Measures Hearth and etcd side by side: three processes each, on this machine's loopback.
 #[derive(Debug, Parser)]
@@ -75,35 +76,9 @@ impl fmt::Display for System {
     }
 }
 
-/// One kind of request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Operation {
-    /// Overwrites a key with a value of 256 bytes.
-    Put,
-    /// Reads a key, linearizable.
-    Get,
-    /// Reads a key from what the node asked has applied.
-    GetLocal,
-    /// Hearth alone: a request that asks for nothing, to see what HTTP costs.
-    Empty,
-}
-
-impl Operation {
-    /// Whether this system has such a request.
-    pub fn is_known_to(self, system: System) -> bool {
-        system == System::Hearth || self != Self::Empty
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(match self {
-            Self::Put => "put",
-            Self::Get => "get",
-            Self::GetLocal => "get-local",
-            Self::Empty => "empty",
-        })
-    }
+/// Whether a system has such a request.
+pub fn is_known_to(operation: Operation, system: System) -> bool {
+    system == System::Hearth || operation != Operation::Empty
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! What both systems hold before anything is measured: every key, with a value.
 
 use anyhow::{Context, Result, bail};
+use hearth_cluster::load::Operation;
+use hearth_cluster::load::request::Failure;
 use tokio::task::JoinSet;
 
 use crate::connection::{self, Connection, Target};
 use crate::load::{FAILURE_PAUSE, KEYS};
-use crate::options::Operation;
-use crate::request::Failure;
 use crate::servers::Servers;
 
 /// Connections that write.

@@ -6,10 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
+use hearth_cluster::load::Operation;
+use hearth_cluster::machine::Machine;
 use serde_json::{Value, json};
 
-use crate::machine::Machine;
-use crate::options::{Operation, System};
+use crate::options::System;
 use crate::round::{MEASURES, Round};
 
 /// A cell with more errors than this share of its requests says nothing.
@@ -214,7 +215,7 @@ mod tests {
         let rounds = [(1, 300.0), (2, 100.0), (3, 200.0)].map(|(number, rate)| {
             [round(System::Hearth, number, rate, 0), round(System::Etcd, number, rate / 2.0, 0)]
         });
-        let machine = crate::machine::describe(&std::env::temp_dir()).unwrap();
+        let machine = hearth_cluster::machine::describe(&std::env::temp_dir()).unwrap();
         let report = Report { machine, programs: Vec::new(), rounds: rounds.concat() };
         let table = report.table().to_string();
         let lines: Vec<Vec<&str>> =

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use hearth_cluster::load::Operation;
 use serde_json::{Value, json};
 
 use crate::load::{Load, Measured};
-use crate::options::{Operation, System};
+use crate::options::System;
 
 /// One window of one system.
 #[derive(Clone, Debug)]

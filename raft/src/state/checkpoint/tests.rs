@@ -2,11 +2,24 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::command::Op;
+use crate::state::generation::{generation_path, open_sled};
 use crate::state::tests::{age, apply, content, put, sample_state, state_after};
 
 fn open(dir: &Path) -> io::Result<(Checkpoints, View)> {
     let duration = Histogram::with_opts(prometheus::HistogramOpts::new("d", "d")).unwrap();
     Checkpoints::open(dir, duration, IntGauge::new("w", "w").unwrap())
+}
+
+fn current(checkpoints: &Checkpoints) -> Arc<Generation> {
+    Arc::clone(checkpoints.lock().as_ref().unwrap())
+}
+
+/// What is in the directory, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn reopened(checkpoints: Checkpoints, dir: &TempDir) -> (Checkpoints, View) {
@@ -40,7 +53,7 @@ fn what_was_written_is_loaded() {
     }
     let (checkpoints, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&state));
-    let rows = checkpoints.lock().as_ref().unwrap().db.iter().count();
+    let rows = current(&checkpoints).db.iter().count();
     assert_eq!(rows, 1 + 2 + 2 + 2 + (1 + 1) * 2, "meta, two keys of two pieces, two names of one piece");
 }
 
@@ -74,19 +87,20 @@ fn replacing_is_atomic() {
     let (checkpoints, _) = open(dir.path()).unwrap();
     checkpoints.write_now(Arc::new(state_after([put("old", b"1")]))).unwrap();
 
-    // A generation that was never finished: the old one counts.
+    // A generation that was never finished, as an older release left it: the old one counts.
     let db = open_sled(&generation_path(dir.path(), 2)).unwrap();
     db.insert("kx", "half").unwrap();
     drop(db);
     let (checkpoints, loaded) = reopened(checkpoints, &dir);
     assert!(loaded.keys.contains_key("old"));
-    assert_eq!(generations(dir.path()).unwrap(), [1]);
+    assert_eq!(names(dir.path()), ["00000001"]);
 
     let new = sample_state();
     checkpoints.replace(Arc::new(new.clone())).unwrap();
-    assert_eq!(generations(dir.path()).unwrap(), [2]);
-    let (_, loaded) = reopened(checkpoints, &dir);
+    let (checkpoints, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&new));
+    drop(checkpoints);
+    assert_eq!(names(dir.path()), ["00000003"]);
 }
 
 #[test]
@@ -107,7 +121,7 @@ fn damage_is_found_and_named() {
         let dir = TempDir::new().unwrap();
         let (checkpoints, _) = open(dir.path()).unwrap();
         checkpoints.write_now(Arc::new(sample_state())).unwrap();
-        damage(&checkpoints.lock().as_ref().unwrap().db);
+        damage(&current(&checkpoints).db);
         drop(checkpoints);
         let error = open(dir.path()).err().unwrap_or_else(|| panic!("{name}: not found")).to_string();
         assert!(error.contains(message) && error.contains("00000001"), "{name}: {error}");
@@ -157,9 +171,8 @@ fn a_checkpoint_is_whole_or_not_at_all() {
             }
             Some(rows) => {
                 journal.finish().unwrap();
-                let current = checkpoints.lock();
-                let db = &current.as_ref().unwrap().db;
-                let mut some = FirstRows { left: rows, batches: Batches::new(db) };
+                let current = current(&checkpoints);
+                let mut some = FirstRows { left: rows, batches: Batches::new(&current) };
                 difference(&old, &new, &mut some).unwrap();
                 some.batches.finish().unwrap();
                 content(&new)
@@ -212,4 +225,107 @@ fn a_lock_that_is_held_is_not_called_damage() {
     let error = open(dir.path()).err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
     drop(checkpoints);
+}
+
+fn stream(state: &State) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    snapshot::write(state, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_received_snapshot_counts_only_when_it_is_installed() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    let old = state_after([put("old", b"1")]);
+    checkpoints.write_now(Arc::new(old.clone())).unwrap();
+    let new = sample_state();
+
+    // Damaged or cut off: nothing is left of it.
+    let good = stream(&new);
+    let mut flipped = good.clone();
+    flipped[100] ^= 1;
+    for bad in [&good[..good.len() - 1], &flipped] {
+        assert_eq!(checkpoints.receive(bad).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(names(dir.path()), ["00000001"]);
+    }
+
+    // All of it on disk, and never installed, whether the node lives or is killed.
+    drop(checkpoints.receive(&good[..]).unwrap());
+    assert_eq!(names(dir.path()), ["00000001"]);
+    checkpoints.receive(&good[..]).unwrap().generation.keep();
+    let (checkpoints, loaded) = reopened(checkpoints, &dir);
+    assert_eq!(content(&loaded), content(&old));
+
+    // While it arrives checkpoints go on, and what is written then is kept until it is installed.
+    let incoming = checkpoints.receive(&good[..]).unwrap();
+    let mut later = old.clone();
+    apply(&mut later, 2, put("later", b"2"));
+    checkpoints.write_now(Arc::new(later)).unwrap();
+    checkpoints.install(incoming).unwrap();
+    assert_eq!(content(&checkpoints.last()), content(&new));
+    let mut next = new.clone();
+    apply(&mut next, 20, put("next", b"3"));
+    checkpoints.write_now(Arc::new(next.clone())).unwrap();
+    let (_, loaded) = reopened(checkpoints, &dir);
+    assert_eq!(content(&loaded), content(&next));
+}
+
+#[test]
+fn a_snapshot_that_came_too_late_does_not_undo_anything() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    let older = state_after([put("k", b"1")]);
+    let incoming = checkpoints.receive(&stream(&older)[..]).unwrap();
+    let newer = sample_state();
+    checkpoints.replace(Arc::new(newer.clone())).unwrap();
+    checkpoints.install(incoming).unwrap();
+    let (_, loaded) = reopened(checkpoints, &dir);
+    assert_eq!(content(&loaded), content(&newer));
+}
+
+/// The disk as a crash leaves it at each point of a replacement: always the old or the new state, and
+/// always the new one after it counted.
+#[test]
+fn a_replacement_is_whole_or_not_at_all() {
+    let old = state_after([put("old", b"1")]);
+    let new = sample_state();
+    type Crash = fn(&Path);
+    let cases: [(&str, bool, Crash); 6] = [
+        ("only begun", false, |dir| fs::create_dir(dir.join("00000002")).unwrap()),
+        ("rows, but no meta row", false, |dir| {
+            let db = open_sled(&dir.join("00000002")).unwrap();
+            db.remove(META).unwrap();
+        }),
+        ("complete, but not counted", false, |_| {}),
+        ("both count", true, |dir| fs::remove_file(dir.join("00000002.unwanted")).unwrap()),
+        ("the old one marked", true, |dir| {
+            fs::remove_file(dir.join("00000002.unwanted")).unwrap();
+            fs::write(dir.join("00000001.unwanted"), "").unwrap();
+        }),
+        ("the old one half removed", true, |dir| {
+            fs::remove_file(dir.join("00000002.unwanted")).unwrap();
+            fs::write(dir.join("00000001.unwanted"), "").unwrap();
+            fs::write(dir.join("00000001/db"), "half").unwrap();
+        }),
+    ];
+    for (name, is_new, crash) in cases {
+        let dir = TempDir::new().unwrap();
+        let (checkpoints, _) = open(dir.path()).unwrap();
+        checkpoints.write_now(Arc::new(old.clone())).unwrap();
+        drop(checkpoints);
+        let filled = fill(Generation::begin(dir.path(), 2).unwrap(), &new).unwrap();
+        // As if the process were gone: what is dropped would be removed.
+        filled.keep();
+        drop(filled);
+        if name == "only begun" {
+            fs::remove_dir_all(dir.path().join("00000002")).unwrap();
+        }
+        crash(dir.path());
+        let (checkpoints, loaded) = open(dir.path()).unwrap();
+        let expected = if is_new { &new } else { &old };
+        assert_eq!(content(&loaded), content(expected), "{name}");
+        drop(checkpoints);
+        assert_eq!(names(dir.path()), [if is_new { "00000002" } else { "00000001" }], "{name}");
+    }
 }

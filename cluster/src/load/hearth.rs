@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::options::Operation;
-use crate::request::{Failure, KEY_PLACE, Template};
+use crate::load::Operation;
+use crate::load::request::{Failure, KEY_PLACE, Template};
 
 /// Room for one answer, in bytes; more is allocated when one is larger.
 const ANSWER_BYTES: usize = 4096;
