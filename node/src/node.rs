@@ -124,5 +124,7 @@ fn store_options(settings: &Settings, http_advertise: String) -> StoreOptions {
         checkpoint_bytes: settings.storage_checkpoint_bytes.as_u64(),
         checkpoint_interval: settings.storage_checkpoint_interval,
         log_keep_entries: settings.raft_log_keep_entries,
+        idempotency_window: settings.idempotency_window,
+        idempotency_keys_max: settings.idempotency_keys_max,
     }
 }

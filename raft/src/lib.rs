@@ -27,6 +27,7 @@
 //! not here yet.
 
 mod bootstrap;
+mod clock;
 mod coalesce;
 mod codec;
 mod command;
@@ -45,7 +46,10 @@ mod store;
 mod types;
 
 pub use bootstrap::BootstrapError;
-pub use command::{Op, Reply};
+pub use command::{
+    Condition, Expect, Got, IdempotencyKey, Op, PREFIX_KEYS_MAX, Reply, TXN_OPS_MAX, Test, Txn, TxnOp,
+    TxnRefusal, TxnReply, TxnResult,
+};
 pub use identity::{DataDirError, Identity};
 pub use state::{AgeList, Record, State, View};
 pub use store::{

@@ -27,6 +27,8 @@ fn options(dir: &Path, peer: String) -> StoreOptions {
         checkpoint_bytes: 1 << 20,
         checkpoint_interval: Duration::from_secs(60),
         log_keep_entries: 5,
+        idempotency_window: Duration::from_secs(600),
+        idempotency_keys_max: 1000,
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::state::frames;
-use crate::state::rows::MetaV1;
+use crate::state::rows::{AnswerV1, MetaV1};
 use crate::state::{AgeList, Record, State, View};
 use crate::types::StoredMembership;
 
@@ -54,6 +55,7 @@ enum SnapshotRecordV1<'a> {
         key: &'a str,
         revision: u64,
         created_revision: u64,
+        expires_at_ms: Option<NonZeroU64>,
         content_type: &'a str,
         #[serde(with = "serde_bytes")]
         value: &'a [u8],
@@ -65,6 +67,10 @@ enum SnapshotRecordV1<'a> {
         created_revision: u64,
         #[serde(with = "serde_bytes")]
         ages: &'a [u8],
+    },
+    Answer {
+        key: &'a str,
+        answer: AnswerV1,
     },
     End {
         records: u64,
@@ -85,6 +91,7 @@ pub(crate) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
             key,
             revision: record.revision,
             created_revision: record.created_revision,
+            expires_at_ms: record.expires_at_ms,
             content_type: &record.content_type,
             value: &record.value,
         })?;
@@ -102,6 +109,9 @@ pub(crate) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
                 ages: &part,
             })?;
         }
+    }
+    for (key, answer) in &state.answers.by_key {
+        frames.write(&SnapshotRecordV1::Answer { key, answer: (&**answer).into() })?;
     }
     let (records, checksum) = (frames.records, frames.checksum.clone().finalize());
     frames.write(&SnapshotRecordV1::End { records, checksum })?;
@@ -155,17 +165,24 @@ pub(crate) fn read(mut input: impl Read) -> io::Result<State> {
         let record: SnapshotRecordV1<'_> = codec::decode("snapshot record", &body).map_err(at)?;
         match (record, &meta) {
             (SnapshotRecordV1::Meta(first), None) => meta = Some(first),
-            (SnapshotRecordV1::Key { key, revision, created_revision, content_type, value }, Some(_)) => {
+            (
+                SnapshotRecordV1::Key { key, revision, created_revision, expires_at_ms, content_type, value },
+                Some(_),
+            ) => {
                 let record = Record {
                     value: bytes::Bytes::copy_from_slice(value),
                     content_type: content_type.into(),
                     revision,
                     created_revision,
+                    expires_at_ms,
                 };
                 state.restore_key(key.into(), record);
             }
             (SnapshotRecordV1::Ages { name, revision, created_revision, ages }, Some(_)) => {
                 restore_ages(&mut state, name, revision, created_revision, ages);
+            }
+            (SnapshotRecordV1::Answer { key, answer }, Some(_)) => {
+                state.restore_answer(key.into(), answer.into());
             }
             (SnapshotRecordV1::End { records: sent, checksum: sum }, Some(meta)) => {
                 if (sent, sum) != (records, checksum.finalize()) {

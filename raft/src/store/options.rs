@@ -38,6 +38,10 @@ pub struct StoreOptions {
     pub checkpoint_interval: Duration,
     /// Entries kept in the log behind a checkpoint, for followers that were away for a short time.
     pub log_keep_entries: u64,
+    /// How long the answer to a write with an idempotency key is kept.
+    pub idempotency_window: Duration,
+    /// How many such answers are kept; beyond it the oldest leave early.
+    pub idempotency_keys_max: u64,
 }
 
 /// openraft's settings.
