@@ -191,3 +191,6 @@ fn record_bytes(key: &str, record: &Record) -> u64 {
 fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,9 +57,11 @@ impl RememberedAnswers {
         self.by_key.get(key).map(|answer| answer.expires_at_ms)
     }
 
+    /// Whether the oldest has to leave. Never the only one: that is the newest.
     fn is_beyond(&self, keys_max: u64) -> bool {
-        self.by_key.len() as u64 > keys_max
-            || self.result_bytes > keys_max.saturating_mul(RESULT_BYTES_AVERAGE)
+        let answers = self.by_key.len() as u64;
+        let result_bytes_max = keys_max.saturating_mul(RESULT_BYTES_AVERAGE);
+        answers > 1 && (answers > keys_max || self.result_bytes > result_bytes_max)
     }
 }
 

@@ -1,3 +1,5 @@
+mod model;
+
 use bytes::Bytes;
 
 use super::*;
@@ -70,6 +72,8 @@ pub(crate) fn content(state: &State) -> Vec<String> {
             list.revision()
         ));
     }
+    lines.extend(state.expiries.iter().map(|expiry| format!("{expiry:?}")));
+    lines.extend(state.answers.by_key.iter().map(|answer| format!("{answer:?}")));
     lines
 }
 
