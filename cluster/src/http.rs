@@ -97,6 +97,23 @@ impl Client {
         read(self.http.request(method, url)).await
     }
 
+    /// `{method} /{path}` with `path`, headers and body as they stand.
+    ///
+    /// # Errors
+    /// When no complete answer came.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Result<Reply> {
+        let url = self.base.join(path).with_context(|| format!("URL of {path}"))?;
+        let request = self.http.request(method.clone(), url).body(body);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        read(request).await.with_context(|| format!("{method} {path}"))
+    }
+
     /// `GET /{path}` with `path` as it stands, query and all.
     ///
     /// # Errors

@@ -125,5 +125,7 @@ fn store_options(settings: &Settings, http_advertise: String) -> StoreOptions {
         checkpoint_interval: settings.storage_checkpoint_interval,
         log_keep_entries: settings.raft_log_keep_entries,
         log_catch_up_bytes: settings.raft_log_catch_up_bytes.as_u64(),
+        idempotency_window: settings.idempotency_window,
+        idempotency_keys_max: settings.idempotency_keys_max,
     }
 }

@@ -28,6 +28,7 @@
 
 mod background;
 mod bootstrap;
+mod clock;
 mod coalesce;
 mod codec;
 mod command;
@@ -46,7 +47,10 @@ mod store;
 mod types;
 
 pub use bootstrap::BootstrapError;
-pub use command::{Op, Reply};
+pub use command::{
+    Condition, Expect, Got, IdempotencyKey, Op, PREFIX_KEYS_MAX, Reply, TXN_OPS_MAX, Test, Txn, TxnOp,
+    TxnRefusal, TxnReply, TxnResult,
+};
 pub use identity::{DataDirError, Identity};
 pub use state::{AgeList, Record, State, View};
 pub use store::{

@@ -8,7 +8,9 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::Semaphore;
 
+use crate::clock::Clock;
 use crate::coalesce::Coalesced;
+use crate::command::Decoded;
 use crate::disk::Disk;
 use crate::metrics::StoreMetrics;
 use crate::peer::message::{ReadRefusalV1, StatusV1, WriteRefusalV1};
@@ -35,6 +37,7 @@ pub(crate) struct Local {
     limits: Limits,
     room: Arc<Semaphore>,
     rounds: Rounds,
+    pub(crate) clock: Arc<Clock>,
     metrics: Arc<StoreMetrics>,
     read_index: Coalesced<Result<u64, ReadRefusalV1>>,
     pub(crate) disk: Arc<Disk>,
@@ -55,10 +58,22 @@ impl Local {
             let raft = asking.clone();
             async move { confirm_leadership(&raft).await }
         });
-        let rounds = Rounds::new(raft.clone());
+        let clock = Arc::new(Clock::new());
+        let rounds = Rounds::new(raft.clone(), Arc::clone(&clock));
         let room = Arc::new(Semaphore::new(limits.proposals_max));
         let metrics = Arc::new(metrics);
-        Arc::new(Self { raft, published, limits, room, rounds, metrics, read_index, disk, http_advertise })
+        Arc::new(Self {
+            raft,
+            published,
+            limits,
+            room,
+            rounds,
+            clock,
+            metrics,
+            read_index,
+            disk,
+            http_advertise,
+        })
     }
 
     /// Proposes `command` and waits until it is applied here, which is after a majority has it on
@@ -111,7 +126,9 @@ impl Local {
         }
         let view = self.published.view();
         let growth = match command.decode() {
-            Ok((_, op)) => view.growth_bytes(&op),
+            // It may have been applied already, and then only its answer is wanted again.
+            Ok(Decoded { once: Some(once), .. }) if view.answers.knows(&once.key, view.clock_ms) => 0,
+            Ok(Decoded { op, .. }) => view.growth_bytes(&op),
             // Refused where it is applied, in the same way on every node.
             Err(_) => 0,
         };

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::metrics::StoreMetrics;
 use crate::peer::message::{WriteRefusalV1, WrittenV1};
-use crate::types::{Command, TypeConfig};
+use crate::types::{Applied, Command, TypeConfig};
 
 /// What became of a command. Every refusal but `OutcomeUnknown` means that nothing was proposed.
 pub(crate) type Outcome = Result<WrittenV1, WriteRefusalV1>;
@@ -72,7 +72,9 @@ impl Proposal {
         let outcome = match result {
             Ok(written) => {
                 self.metrics.propose_duration_seconds.observe(self.begun.elapsed().as_secs_f64());
-                Ok(WrittenV1 { revision: written.log_id.index, reply: written.data })
+                let Applied { reply, replay_of } = written.data;
+                let revision = replay_of.unwrap_or(written.log_id.index);
+                Ok(WrittenV1 { revision, reply, replayed: replay_of.is_some() })
             }
             // In openraft 0.10 alpha 37 this means that nothing was appended: an entry that was, and
             // is cut off, is answered with `LogEntryDiscarded`.

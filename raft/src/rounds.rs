@@ -7,10 +7,10 @@
 //! timer is involved: the slower the disks, the larger the rounds.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::clock::Clock;
 use crate::proposal::Proposal;
 use crate::types::Raft;
 
@@ -23,16 +23,17 @@ const ROUND_COMMANDS_MAX: usize = 4096;
 /// Proposes commands in rounds.
 pub(crate) struct Rounds {
     free: Arc<Semaphore>,
+    clock: Arc<Clock>,
     /// Not bounded itself: every proposal holds one of a bounded number of places.
     waiting: mpsc::UnboundedSender<Proposal>,
 }
 
 impl Rounds {
     /// Starts the task that gathers rounds; it ends with this handle.
-    pub(crate) fn new(raft: Raft) -> Self {
+    pub(crate) fn new(raft: Raft, clock: Arc<Clock>) -> Self {
         let (waiting, mut queue) = mpsc::unbounded_channel::<Proposal>();
         let free = Arc::new(Semaphore::new(ROUNDS));
-        let rounds = Arc::clone(&free);
+        let (rounds, stamping) = (Arc::clone(&free), Arc::clone(&clock));
         tokio::spawn(async move {
             let mut gathered = Vec::new();
             while let Some(first) = queue.recv().await {
@@ -44,17 +45,17 @@ impl Rounds {
                 }
                 let round = Arc::new(round);
                 for proposal in gathered.drain(..) {
-                    submit(&raft, proposal, Arc::clone(&round)).await;
+                    submit(&raft, &stamping, proposal, Arc::clone(&round)).await;
                 }
             }
         });
-        Self { free, waiting }
+        Self { free, clock, waiting }
     }
 
     /// Proposes at once when a round is free, else with the next round.
     pub(crate) async fn propose(&self, raft: &Raft, proposal: Proposal) {
         match Arc::clone(&self.free).try_acquire_owned() {
-            Ok(round) => submit(raft, proposal, Arc::new(round)).await,
+            Ok(round) => submit(raft, &self.clock, proposal, Arc::new(round)).await,
             // The task is gone only with the runtime; a proposal that is dropped answers.
             Err(_) => drop(self.waiting.send(proposal)),
         }
@@ -62,15 +63,9 @@ impl Rounds {
 }
 
 /// The round ends when the last of its commands is answered.
-async fn submit(raft: &Raft, proposal: Proposal, round: Arc<OwnedSemaphorePermit>) {
+async fn submit(raft: &Raft, clock: &Clock, proposal: Proposal, round: Arc<OwnedSemaphorePermit>) {
     if let Some((command, responder)) = proposal.propose(round) {
         // When the Raft core is down it drops the responder, which answers.
-        drop(raft.client_write_ff(command.stamped(clock_ms()), Some(responder)).await);
+        drop(raft.client_write_ff(command.stamped(clock.now_ms()), Some(responder)).await);
     }
-}
-
-/// The clock that a leader stamps commands with: milliseconds since the Unix epoch.
-fn clock_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-pub use crate::command::{Command, Reply};
+pub use crate::command::{Applied, Command};
 
 /// Hearth's choice of types for openraft.
 ///
@@ -13,7 +13,7 @@ pub struct TypeConfig;
 
 impl openraft::RaftTypeConfig for TypeConfig {
     type D = Command;
-    type R = Reply;
+    type R = Applied;
     type NodeId = u64;
     type Node = Member;
     type Term = u64;

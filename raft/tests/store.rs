@@ -28,6 +28,8 @@ fn options(dir: &Path, peer: String) -> StoreOptions {
         checkpoint_interval: Duration::from_secs(60),
         log_keep_entries: 5,
         log_catch_up_bytes: 1 << 30,
+        idempotency_window: Duration::from_secs(600),
+        idempotency_keys_max: 1000,
     }
 }
 

@@ -7,7 +7,7 @@ use toml::Value;
 use crate::config::Settings;
 
 /// Sections of the file; the keys of the others are at the top.
-const SECTIONS: [&str; 4] = ["log", "raft", "storage", "compute"];
+const SECTIONS: [&str; 5] = ["log", "raft", "storage", "idempotency", "compute"];
 
 /// Every key with its help as a comment; a key without a value is commented out.
 pub(super) fn to_toml(keys: &clap::Command, settings: &Settings) -> String {
@@ -74,6 +74,8 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "storage_checkpoint_entries" => number(s.storage_checkpoint_entries),
         "storage_checkpoint_bytes" => size(s.storage_checkpoint_bytes),
         "storage_checkpoint_interval" => time(s.storage_checkpoint_interval),
+        "idempotency_window" => time(s.idempotency_window),
+        "idempotency_keys_max" => number(s.idempotency_keys_max),
         "compute_cpu_threads" => number(s.compute_cpu_threads as u64),
         "compute_cpu_waiting_max" => number(s.compute_cpu_waiting_max as u64),
         "compute_local_program_path" => s.compute_local_program_path.as_deref().and_then(path),

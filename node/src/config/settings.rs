@@ -109,6 +109,13 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_INTERVAL", default_value = "60s", value_name = "TIME", value_parser = duration)]
     pub storage_checkpoint_interval: Duration,
 
+    /// How long the answer to a write with an Idempotency-Key is kept
+    #[arg(long, env = "HEARTH_IDEMPOTENCY_WINDOW", default_value = "10m", value_name = "TIME", value_parser = duration)]
+    pub idempotency_window: Duration,
+    /// How many such answers are kept, about 230 bytes of memory each; with more the oldest leave early
+    #[arg(long, env = "HEARTH_IDEMPOTENCY_KEYS_MAX", default_value_t = 1_000_000, value_name = "N")]
+    pub idempotency_keys_max: u64,
+
     /// Threads that compute /cpu
     #[arg(long, env = "HEARTH_COMPUTE_CPU_THREADS", default_value_t = default_threads(), value_name = "N")]
     pub compute_cpu_threads: usize,
@@ -192,6 +199,7 @@ impl Settings {
             ("request_timeout", self.request_timeout),
             ("http_header_timeout", self.http_header_timeout),
             ("storage.checkpoint_interval", self.storage_checkpoint_interval),
+            ("idempotency.window", self.idempotency_window),
             ("compute.local_program.timeout", self.compute_local_program_timeout),
         ];
         for (key, value) in least {
@@ -204,6 +212,7 @@ impl Settings {
             ("log.lines_max", self.log_lines_max as u64),
             ("raft.proposals_max", self.raft_proposals_max as u64),
             ("storage.checkpoint_entries", self.storage_checkpoint_entries),
+            ("idempotency.keys_max", self.idempotency_keys_max),
             ("storage.checkpoint_bytes", self.storage_checkpoint_bytes.as_u64()),
             ("compute.cpu.threads", self.compute_cpu_threads as u64),
             ("compute.cpu.waiting_max", self.compute_cpu_waiting_max as u64),

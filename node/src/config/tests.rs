@@ -84,7 +84,10 @@ fn what_is_printed_gives_the_same_again() {
     for arg in settings_command().get_arguments() {
         let id = arg.get_id().as_str();
         let key = id.trim_start_matches("log_").trim_start_matches("raft_");
-        let key = key.trim_start_matches("storage_").trim_start_matches("compute_");
+        let key = key
+            .trim_start_matches("storage_")
+            .trim_start_matches("idempotency_")
+            .trim_start_matches("compute_");
         assert!(printed.contains(&format!("\n{key} = ")), "{id} has no value in\n{printed}");
     }
 }

@@ -11,9 +11,10 @@ use axum::response::{IntoResponse, Response};
 use hearth_raft::Op;
 use serde_json::{Value, json};
 
+use crate::http::conditions::{self, etag};
 use crate::http::input::{self, Consistency, JSON_BYTES_MAX};
 use crate::http::problem::{Code, Problem};
-use crate::http::{App, data_headers, view};
+use crate::http::{App, once, view};
 
 /// Years of an age.
 const AGE_MAX: u8 = 150;
@@ -29,34 +30,45 @@ pub(super) async fn append(
 ) -> Result<Response, Problem> {
     input::no_query(&uri)?;
     let (name, age) = parse(&input::body("body", &headers, body, JSON_BYTES_MAX).await?)?;
-    let store = app.store()?;
-    let written = store.write(&Op::AgeAppend { name: name.clone(), age }).await?;
+    let op = Op::AgeAppend { name: name.clone(), age };
+    let (written, headers) = once::write(app.store()?, &headers, &op).await?;
     let body = Json(json!({"name": name, "age": age, "revision": written.revision}));
-    Ok((data_headers(store, written.revision), body).into_response())
+    Ok((headers, body).into_response())
 }
 
 /// `GET /age/{name}`: `[["name", age], …]` in the order of the appends; `[]` for an unknown name.
-pub(super) async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
+/// 304 when `If-None-Match` lists its revision.
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    asked: HeaderMap,
+) -> Result<Response, Problem> {
     let name = input::name(&uri)?;
     let consistency = Consistency::from_query(&uri)?;
     let store = app.store()?;
     let (view, mut headers) = view(store, consistency).await?;
     let list = view.ages.get(name.as_str());
+    if let Some(list) = list {
+        headers.insert(ETAG, etag(list.revision()));
+        if conditions::has_already(&asked, list.revision())? {
+            return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+        }
+    }
     let rows: Vec<(&str, u8)> =
         list.iter().flat_map(|list| list.iter().map(|age| (name.as_str(), age))).collect();
-    if let Some(list) = list {
-        headers.insert(ETAG, super::kv::etag(list.revision()));
-    }
     Ok((headers, Json(rows)).into_response())
 }
 
 /// `DELETE /age/{name}`: removes the whole list. 204, also when there was none.
-pub(super) async fn delete(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    asked: HeaderMap,
+) -> Result<Response, Problem> {
     let name = input::name(&uri)?;
     input::no_query(&uri)?;
-    let store = app.store()?;
-    let written = store.write(&Op::AgeDelete { name }).await?;
-    Ok((StatusCode::NO_CONTENT, data_headers(store, written.revision)).into_response())
+    let (_, headers) = once::write(app.store()?, &asked, &Op::AgeDelete { name }).await?;
+    Ok((StatusCode::NO_CONTENT, headers).into_response())
 }
 
 /// The name and the age in a body. An age may also be a string of digits, as it always could.

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 
+use crate::http::parameters::Parameters;
 use crate::http::problem::{Code, Problem};
 
 /// Bytes of a key.
@@ -34,29 +35,13 @@ pub(crate) enum Consistency {
 }
 
 impl Consistency {
+    /// What chooses it.
+    pub(crate) const PARAMETERS: [&str; 2] = ["consistency", "max_staleness"];
+
     /// From `?consistency=` or `?max_staleness=`; linearizable when both are absent. No other parameter
     /// is known.
     pub(crate) fn from_query(uri: &Uri) -> Result<Self, Problem> {
-        let wrong = |detail: String| Err(Problem::new(Code::InvalidParameter, detail));
-        let mut given = None;
-        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let consistency = match pair.split_once('=').unwrap_or((pair, "")) {
-                ("consistency", "linearizable") => Self::Linearizable,
-                ("consistency", "local") => Self::Local,
-                ("consistency", other) => {
-                    return wrong(format!("consistency: {other:?} is neither linearizable nor local"));
-                }
-                ("max_staleness", time) => match humantime::parse_duration(time) {
-                    Ok(time) => Self::Within(time),
-                    Err(error) => return wrong(format!("max_staleness: {error}; write it like 500ms")),
-                },
-                (other, _) => return wrong(format!("{other}: not known here")),
-            };
-            if given.replace(consistency).is_some() {
-                return wrong("consistency, max_staleness: only one of them, once".to_owned());
-            }
-        }
-        Ok(given.unwrap_or(Self::Linearizable))
+        Parameters::of(uri, &Self::PARAMETERS)?.consistency()
     }
 }
 
@@ -72,9 +57,13 @@ pub(crate) fn no_query(uri: &Uri) -> Result<(), Problem> {
 
 /// The key in a path, whatever follows `/v1/kv/`, percent-decoded.
 pub(crate) fn key(uri: &Uri) -> Result<String, Problem> {
-    let key = decoded("key", Code::InvalidKey, uri, "/v1/kv/")?;
+    not_too_long("key", decoded("key", Code::InvalidKey, uri, "/v1/kv/")?)
+}
+
+/// A key, or the beginning of one, of at most [`KEY_BYTES_MAX`] bytes.
+pub(crate) fn not_too_long(field: &str, key: String) -> Result<String, Problem> {
     if key.len() > KEY_BYTES_MAX {
-        let detail = format!("key: {} bytes, more than {KEY_BYTES_MAX}", key.len());
+        let detail = format!("{field}: {} bytes, more than {KEY_BYTES_MAX}", key.len());
         return Err(Problem::new(Code::KeyTooLong, detail));
     }
     Ok(key)
@@ -95,7 +84,14 @@ pub(crate) fn checked_name(name: String) -> Result<String, Problem> {
 }
 
 fn decoded(field: &str, code: Code, uri: &Uri, prefix: &str) -> Result<String, Problem> {
-    let raw = uri.path().strip_prefix(prefix).unwrap_or_default();
+    match percent_decoded(field, code, uri.path().strip_prefix(prefix).unwrap_or_default())? {
+        text if text.is_empty() => Err(Problem::new(code, format!("{field}: empty"))),
+        text => Ok(text),
+    }
+}
+
+/// Percent-decoded text, of any length.
+pub(crate) fn percent_decoded(field: &str, code: Code, raw: &str) -> Result<String, Problem> {
     // A percent sign without two hex digits would be taken literally: refuse it instead.
     let mut rest = raw.as_bytes();
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
@@ -105,7 +101,6 @@ fn decoded(field: &str, code: Code, uri: &Uri, prefix: &str) -> Result<String, P
         rest = &rest[at + 3..];
     }
     match percent_decode_str(raw).decode_utf8() {
-        Ok(text) if text.is_empty() => Err(Problem::new(code, format!("{field}: empty"))),
         Ok(text) => Ok(text.into_owned()),
         Err(_) => Err(Problem::new(code, format!("{field}: not UTF-8"))),
     }
@@ -177,7 +172,7 @@ mod tests {
             ("/k?consistancy=local", Err("consistancy: not known here")),
             ("/k?max_staleness=500ms", Ok(Consistency::Within(Duration::from_millis(500)))),
             ("/k?max_staleness=5", Err("max_staleness: time unit needed")),
-            ("/k?max_staleness=1s&consistency=local", Err("only one of them, once")),
+            ("/k?max_staleness=1s&consistency=local", Err("only one of them")),
         ];
         for (uri, expected) in cases {
             let got = Consistency::from_query(&uri.parse().unwrap());

@@ -11,13 +11,18 @@
 mod age;
 mod cluster;
 mod compute;
+mod conditions;
 mod health;
 mod input;
 mod kv;
+mod list;
 mod metrics;
 mod observe;
+mod once;
+mod parameters;
 mod problem;
 pub(crate) mod server;
+mod txn;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,7 +30,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use hearth_raft::{Store, View};
 use prometheus::Registry;
 
@@ -91,6 +96,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/local_program", get(compute::local_program))
         .route("/age", put(age::append))
         .route("/age/{*name}", get(age::list).delete(age::delete))
+        .route("/v1/kv", get(list::list).delete(list::delete))
+        .route("/v1/txn", post(txn::apply))
         .route("/v1/kv/{*key}", get(kv::get).put(kv::put).delete(kv::delete))
         .route("/v1/cluster", get(cluster::status))
         .route("/livez", get(health::live))

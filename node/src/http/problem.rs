@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hearth_raft::{ReadError, WriteError};
 use serde_json::json;
@@ -25,12 +25,20 @@ pub(crate) enum Code {
     InvalidAge,
     InvalidBody,
     InvalidParameter,
+    InvalidHeader,
     KeyNotFound,
     NotFound,
     MethodNotAllowed,
+    PreconditionFailed,
+    NotAnInteger,
+    IntegerOverflow,
     BodyTooLarge,
+    ResultTooLarge,
+    PrefixTooLarge,
     KeyTooLong,
+    IdempotencyKeyReused,
     NoLeader,
+    RevisionNotReached,
     Overloaded,
     StorageFull,
     OutcomeUnknown,
@@ -51,12 +59,33 @@ impl Code {
             Self::InvalidParameter => {
                 ("invalid_parameter", S::BAD_REQUEST, "A query parameter is not valid", false)
             }
+            Self::InvalidHeader => ("invalid_header", S::BAD_REQUEST, "A header is not valid", false),
             Self::KeyNotFound => ("key_not_found", S::NOT_FOUND, "There is no such key", false),
             Self::NotFound => ("not_found", S::NOT_FOUND, "There is no such path", false),
             Self::MethodNotAllowed => {
                 ("method_not_allowed", S::METHOD_NOT_ALLOWED, "The path does not have this method", false)
             }
             Self::BodyTooLarge => ("body_too_large", S::PAYLOAD_TOO_LARGE, "The body is too large", false),
+            Self::PreconditionFailed => {
+                ("precondition_failed", S::PRECONDITION_FAILED, "The condition does not hold", false)
+            }
+            Self::NotAnInteger => ("not_an_integer", S::CONFLICT, "The value is not an integer", false),
+            Self::IntegerOverflow => ("integer_overflow", S::CONFLICT, "The sum does not fit", false),
+            Self::ResultTooLarge => {
+                ("result_too_large", S::PAYLOAD_TOO_LARGE, "The transaction reads too much", false)
+            }
+            Self::PrefixTooLarge => {
+                ("prefix_too_large", S::PAYLOAD_TOO_LARGE, "The prefix has too many keys", false)
+            }
+            Self::IdempotencyKeyReused => (
+                "idempotency_key_reused",
+                S::UNPROCESSABLE_ENTITY,
+                "The idempotency key was used for another request",
+                false,
+            ),
+            Self::RevisionNotReached => {
+                ("revision_not_reached", S::SERVICE_UNAVAILABLE, "The node is not that far yet", true)
+            }
             Self::KeyTooLong => ("key_too_long", S::URI_TOO_LONG, "The key is too long", false),
             Self::NoLeader => ("no_leader", S::SERVICE_UNAVAILABLE, "No leader could be reached", true),
             Self::Overloaded => ("overloaded", S::TOO_MANY_REQUESTS, "Too much is in progress", true),
@@ -82,13 +111,26 @@ pub(crate) struct Problem {
     code: Code,
     detail: Cow<'static, str>,
     retry_after: Option<Duration>,
+    headers: HeaderMap,
 }
 
 impl Problem {
     /// `detail` names the field and the limit, or says what to do.
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        let retry_after = matches!(code, Code::NoLeader | Code::Overloaded).then_some(Duration::from_secs(1));
-        Self { code, detail: detail.into(), retry_after }
+        let retry_after = matches!(code, Code::NoLeader | Code::RevisionNotReached | Code::Overloaded)
+            .then_some(Duration::from_secs(1));
+        Self { code, detail: detail.into(), retry_after, headers: HeaderMap::new() }
+    }
+
+    /// For a reply of the store that does not fit the write: a mistake of ours.
+    pub(crate) fn unexpected() -> Self {
+        Self::new(Code::OutcomeUnknown, "the store gave an answer of another kind")
+    }
+
+    /// The same with headers of an answer about data.
+    pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = headers;
+        self
     }
 
     fn json(&self, request_id: &str) -> String {
@@ -120,6 +162,7 @@ impl IntoResponse for Problem {
 pub(crate) fn with_request_id(mut response: Response, request_id: &str) -> Response {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
     let headers = response.headers_mut();
+    headers.extend(problem.headers.clone());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(after) = problem.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
@@ -143,7 +186,11 @@ impl From<WriteError> for Problem {
 
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
-        Self::new(Code::NoLeader, error.to_string())
+        let code = match &error {
+            ReadError::NoLeader { .. } => Code::NoLeader,
+            ReadError::Behind { .. } => Code::RevisionNotReached,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

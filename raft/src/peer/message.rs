@@ -119,10 +119,12 @@ pub(crate) enum ReadRefusalV1 {
 }
 
 /// A write that was applied.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct WrittenV1 {
     pub(crate) revision: u64,
     pub(crate) reply: Reply,
+    /// Whether it had been applied before, under the same idempotency key.
+    pub(crate) replayed: bool,
 }
 
 /// Why a forwarded write was not acknowledged.

@@ -24,7 +24,7 @@ use crate::background;
 use crate::codec;
 use crate::state::generation::{self, Batches, Generation, in_generation, sled_error};
 use crate::state::journal::{self, JournalWriter};
-use crate::state::rows::{self, AGES, AgesV1, KEY, KeyV1, META, MetaV1, Rows};
+use crate::state::rows::{self, AGES, ANSWER, AgesV1, AnswerV1, KEY, KeyV1, META, MetaV1, Rows};
 use crate::state::{Record, State, View, content_type, snapshot};
 use crate::types::{LogId, StoredMembership};
 
@@ -280,6 +280,9 @@ fn fill(generation: Generation, state: &State) -> io::Result<Generation> {
     for (name, list) in &state.ages {
         rows::write_ages(&mut batches, name, None, list)?;
     }
+    for (key, answer) in &state.answers.by_key {
+        rows::write_answer(&mut batches, key, answer)?;
+    }
     batches.finish()?;
     // The meta row may only become durable after everything that it vouches for.
     generation.sync()?;
@@ -318,6 +321,14 @@ fn difference(old: &State, new: &State, out: &mut impl Rows) -> io::Result<()> {
             DiffItem::Remove(name, list) => rows::remove_ages(out, name, list)?,
         }
     }
+    for change in old.answers.by_key.diff(&new.answers.by_key) {
+        match change {
+            DiffItem::Add(key, answer) | DiffItem::Update { new: (key, answer), .. } => {
+                rows::write_answer(out, key, answer)?;
+            }
+            DiffItem::Remove(key, _) => rows::remove_answer(out, key)?,
+        }
+    }
     rows::write_meta(out, &MetaV1::from(new))
 }
 
@@ -347,6 +358,7 @@ fn load(db: &sled::Db) -> io::Result<State> {
             content_type: Arc::clone(&last_type),
             revision: head.revision,
             created_revision: head.created_revision,
+            expires_at_ms: head.expires_at_ms,
         };
         state.restore_key(key.into(), record);
     }
@@ -362,6 +374,13 @@ fn load(db: &sled::Db) -> io::Result<State> {
         }
         state.restore_ages(name.into(), list);
     }
+    for item in db.scan_prefix([ANSWER]) {
+        let (key_row, sealed) = item.map_err(sled_error)?;
+        let bytes =
+            rows::unseal(&key_row, &sealed).ok_or_else(|| bad_row(&key_row, "checksum does not match"))?;
+        let answer: AnswerV1 = codec::decode("answer row", bytes)?;
+        state.restore_answer(name_of(&key_row)?.into(), answer.into());
+    }
     state.clock_ms = meta.clock_ms;
     state.last_applied = meta.last_applied.map(Into::into);
     state.membership = Arc::new(StoredMembership::try_from(meta.membership.clone())?);
@@ -371,13 +390,15 @@ fn load(db: &sled::Db) -> io::Result<State> {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!(
-                "{} keys, {} names, {} bytes and hash {:016x} where {}, {}, {} and {:016x} were written",
+                "{} keys, {} names, {} answers, {} bytes and hash {:016x} where {}, {}, {}, {} and {:016x} were written",
                 found.keys,
                 found.names,
+                found.answers,
                 found.data_bytes,
                 found.hash,
                 meta.keys,
                 meta.names,
+                meta.answers,
                 meta.data_bytes,
                 meta.hash
             ),

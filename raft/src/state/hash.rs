@@ -8,13 +8,25 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::state::{AgeList, Record};
+use crate::state::{AgeList, Record, Remembered};
 
 /// The part of one key.
 pub(super) fn of_record(key: &str, record: &Record) -> u64 {
     let mut hash = xxh3_64_with_seed(key.as_bytes(), record.revision);
     hash = xxh3_64_with_seed(record.content_type.as_bytes(), hash ^ record.created_revision.rotate_left(32));
+    if let Some(expires_at_ms) = record.expires_at_ms {
+        hash = splitmix64(hash ^ expires_at_ms.get());
+    }
     xxh3_64_with_seed(&record.value, hash)
+}
+
+/// The part of one remembered answer. What was answered follows from the rest.
+pub(super) fn of_answer(key: &str, answer: &Remembered) -> u64 {
+    let hash = xxh3_64_with_seed(key.as_bytes(), !answer.revision);
+    let fingerprint = answer.fingerprint;
+    let fingerprint = u64::try_from(fingerprint >> 64).unwrap_or_default()
+        ^ u64::try_from(fingerprint & u128::from(u64::MAX)).unwrap_or_default();
+    splitmix64(hash ^ splitmix64(answer.expires_at_ms ^ splitmix64(fingerprint)))
 }
 
 /// What all ages of one list share.

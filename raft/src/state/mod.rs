@@ -18,28 +18,34 @@
 //!   (invariant 4).
 
 mod ages;
+mod apply;
 pub(crate) mod checkpoint;
 mod frames;
 mod generation;
 mod hash;
+mod idempotency;
 mod journal;
 mod machine;
 pub(crate) mod rows;
+mod scan;
 pub(crate) mod snapshot;
+mod txn;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use openraft::EntryPayload;
 use smol_str::SmolStr;
 
 pub use self::ages::AgeList;
+pub(crate) use self::idempotency::{Remembered, RememberedAnswers};
 pub(crate) use self::machine::Published;
 pub use self::machine::StateMachine;
 pub use self::snapshot::SnapshotData;
 use crate::codec::CodecError;
-use crate::command::{Op, Reply};
+use crate::command::{Applied, Reply};
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership};
 
 /// A frozen state; cheap to clone, safe to keep.
@@ -56,6 +62,8 @@ pub struct Record {
     pub revision: u64,
     /// Log index of the entry that created the key.
     pub created_revision: u64,
+    /// When the key goes away by itself, by [`State::clock_ms`]; never when there is none.
+    pub expires_at_ms: Option<NonZeroU64>,
 }
 
 /// The whole replicated state at one log index.
@@ -66,9 +74,13 @@ pub struct State {
     pub keys: OrdMap<SmolStr, Arc<Record>>,
     /// Names in byte order, and their ages in insertion order.
     pub ages: OrdMap<SmolStr, AgeList>,
+    /// The keys that have a time to live, by the end of it. Follows from `keys`.
+    pub(crate) expiries: OrdSet<(NonZeroU64, SmolStr)>,
+    /// What was answered under idempotency keys.
+    pub(crate) answers: RememberedAnswers,
     /// Bytes of keys, values, content types, names and ages: what `storage.data_bytes_max` bounds.
     pub data_bytes: u64,
-    /// A hash of all keys and ages; equal on every replica at the same log index.
+    /// A hash of all keys, ages and remembered answers; equal on every replica at the same log index.
     pub hash: u64,
     /// The leader's clock of the newest command, in milliseconds since the Unix epoch; never goes
     /// back, whatever the leaders' clocks do.
@@ -95,90 +107,30 @@ impl State {
     /// # Errors
     /// A command that cannot be decoded. The node must stop then: skipping it would let the
     /// replicas drift apart.
-    pub(crate) fn apply(&mut self, entry: Entry) -> Result<Reply, CodecError> {
+    pub(crate) fn apply(&mut self, entry: Entry) -> Result<Applied, CodecError> {
         let log_id = entry.log_id;
-        let reply = match entry.payload {
-            EntryPayload::Blank => Reply::Nothing,
+        let applied = match entry.payload {
+            EntryPayload::Blank => Reply::Nothing.into(),
             EntryPayload::Membership(membership) => {
                 self.membership = Arc::new(StoredMembership::new(Some(log_id), membership));
-                Reply::Nothing
+                Reply::Nothing.into()
             }
             EntryPayload::Normal(command) => {
-                let (clock_ms, op) = command.decode()?;
-                self.clock_ms = self.clock_ms.max(clock_ms);
-                self.apply_op(log_id.index, op)
+                let command = command.decode()?;
+                self.clock_ms = self.clock_ms.max(command.clock_ms);
+                match &command.once {
+                    None => self.apply_op(log_id.index, command.op, txn::RESULT_BYTES_MAX).into(),
+                    Some(once) => self.apply_once(log_id.index, once, command.op),
+                }
             }
         };
         self.last_applied = Some(log_id);
-        Ok(reply)
-    }
-
-    fn apply_op(&mut self, revision: u64, op: Op) -> Reply {
-        match op {
-            Op::Put { key, value, content_type } => {
-                let old = self.keys.get(key.as_str());
-                let created = old.is_none();
-                let created_revision = old.map_or(revision, |old| old.created_revision);
-                let content_type = self::content_type(&content_type, old.map(|old| &old.content_type));
-                // Its own bytes: a part of the command would keep the whole command in memory, and with
-                // it every command of the frame that it came in.
-                let value = Bytes::copy_from_slice(&value);
-                let new = Record { value, content_type, revision, created_revision };
-                self.data_bytes += record_bytes(&key, &new);
-                self.hash = self.hash.wrapping_add(hash::of_record(&key, &new));
-                if let Some(old) = self.keys.insert(key.as_str().into(), Arc::new(new)) {
-                    self.data_bytes -= record_bytes(&key, &old);
-                    self.hash = self.hash.wrapping_sub(hash::of_record(&key, &old));
-                }
-                Reply::Written { created }
-            }
-            Op::Delete { key } => {
-                let old = self.keys.remove(key.as_str());
-                if let Some(old) = &old {
-                    self.data_bytes -= record_bytes(&key, old);
-                    self.hash = self.hash.wrapping_sub(hash::of_record(&key, old));
-                }
-                Reply::Deleted { existed: old.is_some() }
-            }
-            Op::AgeAppend { name, age } => {
-                self.data_bytes += 1;
-                if let Some(list) = self.ages.get_mut(name.as_str()) {
-                    let of_name = hash::of_name(&name, list.created_revision());
-                    self.hash = self.hash.wrapping_add(hash::of_age(of_name, list.len(), age));
-                    list.push(age, revision);
-                    return Reply::Written { created: false };
-                }
-                self.data_bytes += name.len() as u64;
-                self.hash = self.hash.wrapping_add(hash::of_age(hash::of_name(&name, revision), 0, age));
-                self.ages.insert(name.into(), AgeList::new(age, revision));
-                Reply::Written { created: true }
-            }
-            Op::AgeDelete { name } => {
-                let existed = self.ages.contains_key(name.as_str());
-                self.forget_ages(&name);
-                Reply::Deleted { existed }
-            }
-        }
-    }
-
-    /// Bytes by which `op` would change [`State::data_bytes`].
-    pub(crate) fn growth_bytes(&self, op: &Op) -> i64 {
-        let bytes = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        match op {
-            Op::Put { key, value, content_type } => {
-                let old = self.keys.get(key.as_str()).map_or(0, |old| record_bytes(key, old));
-                bytes(key.len() + value.len() + content_type.len()) - i64::try_from(old).unwrap_or(i64::MAX)
-            }
-            Op::AgeAppend { name, .. } if self.ages.contains_key(name.as_str()) => 1,
-            Op::AgeAppend { name, .. } => bytes(name.len() + 1),
-            Op::Delete { .. } | Op::AgeDelete { .. } => 0,
-        }
+        Ok(applied)
     }
 
     /// Puts back a key that was read from disk.
     pub(crate) fn restore_key(&mut self, key: SmolStr, record: Record) {
-        self.data_bytes += record_bytes(&key, &record);
-        self.hash = self.hash.wrapping_add(hash::of_record(&key, &record));
+        self.count(&key, &record);
         self.keys.insert(key, Arc::new(record));
     }
 
@@ -206,11 +158,6 @@ fn content_type(new: &str, old: Option<&Arc<str>>) -> Arc<str> {
         _ if new.is_empty() => Arc::default(),
         _ => new.into(),
     }
-}
-
-/// What a key counts towards the data limit.
-fn record_bytes(key: &str, record: &Record) -> u64 {
-    (key.len() + record.value.len() + record.content_type.len()) as u64
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | `k` key | [`KeyV1`]: revisions, content type, and the value when it is small |
 //! | `v` len(key):u16 key piece:u32 | one piece of a larger value |
 //! | `a` name | [`AgesV1`]: revisions and length of a list of ages |
+//! | `i` idempotency key | [`AnswerV1`]: what was answered under it |
 //! | `g` len(name):u16 name piece:u32 | one piece of that list, one byte an age |
 //!
 //! Numbers in row keys are big-endian, so that pieces sort. A value is cut into pieces of
@@ -13,12 +14,14 @@
 //! leaf page holds up to 16 rows: 17 rows of 4 KiB stay well below that.
 
 use std::io;
+use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError, LogIdV1, StoredMembershipV1};
-use crate::state::{AgeList, Record, State};
+use crate::command::Reply;
+use crate::state::{AgeList, Record, Remembered, State};
 
 /// Bytes of a value that one row holds at most.
 pub(crate) const PIECE_BYTES: usize = 4096;
@@ -31,6 +34,7 @@ pub(crate) const KEY: u8 = b'k';
 const VALUE_PIECE: u8 = b'v';
 pub(crate) const AGES: u8 = b'a';
 const AGES_PIECE: u8 = b'g';
+pub(crate) const ANSWER: u8 = b'i';
 
 /// What is true of the whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +44,7 @@ pub(crate) struct MetaV1 {
     pub(crate) clock_ms: u64,
     pub(crate) keys: u64,
     pub(crate) names: u64,
+    pub(crate) answers: u64,
     pub(crate) data_bytes: u64,
     pub(crate) hash: u64,
 }
@@ -52,6 +57,7 @@ impl From<&State> for MetaV1 {
             clock_ms: state.clock_ms,
             keys: state.keys.len() as u64,
             names: state.ages.len() as u64,
+            answers: state.answers.by_key.len() as u64,
             data_bytes: state.data_bytes,
             hash: state.hash,
         }
@@ -63,6 +69,7 @@ impl From<&State> for MetaV1 {
 pub(crate) struct KeyV1<'a> {
     pub(crate) revision: u64,
     pub(crate) created_revision: u64,
+    pub(crate) expires_at_ms: Option<NonZeroU64>,
     pub(crate) content_type: &'a str,
     pub(crate) value_bytes: u64,
     #[serde(with = "serde_bytes")]
@@ -75,6 +82,29 @@ pub(crate) struct AgesV1 {
     pub(crate) created_revision: u64,
     pub(crate) revision: u64,
     pub(crate) len: u64,
+}
+
+/// An answer that is remembered under an idempotency key.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AnswerV1 {
+    fingerprint: u128,
+    revision: u64,
+    expires_at_ms: u64,
+    reply: Reply,
+}
+
+impl From<&Remembered> for AnswerV1 {
+    fn from(answer: &Remembered) -> Self {
+        let Remembered { fingerprint, revision, expires_at_ms, reply } = answer.clone();
+        Self { fingerprint, revision, expires_at_ms, reply }
+    }
+}
+
+impl From<AnswerV1> for Remembered {
+    fn from(answer: AnswerV1) -> Self {
+        let AnswerV1 { fingerprint, revision, expires_at_ms, reply } = answer;
+        Self { fingerprint, revision, expires_at_ms, reply }
+    }
 }
 
 /// `kind` and the whole of `name`: the key of a head row.
@@ -142,6 +172,7 @@ pub(crate) fn write_key(
     let head = KeyV1 {
         revision: record.revision,
         created_revision: record.created_revision,
+        expires_at_ms: record.expires_at_ms,
         content_type: &record.content_type,
         value_bytes: record.value.len() as u64,
         inline: if pieces == 0 { &record.value } else { &[] },
@@ -199,6 +230,16 @@ pub(crate) fn remove_ages(rows: &mut impl Rows, name: &str, list: &AgeList) -> i
         rows.remove(piece_key(AGES_PIECE, name, number)?)?;
     }
     Ok(())
+}
+
+/// Writes an answer under its idempotency key.
+pub(crate) fn write_answer(rows: &mut impl Rows, key: &str, answer: &Remembered) -> io::Result<()> {
+    put(rows, head_key(ANSWER, key), codec::encode("answer row", &AnswerV1::from(answer))?)
+}
+
+/// Removes the answer under an idempotency key.
+pub(crate) fn remove_answer(rows: &mut impl Rows, key: &str) -> io::Result<()> {
+    rows.remove(head_key(ANSWER, key))
 }
 
 /// Writes the meta row, which is what makes a batch a checkpoint.
@@ -259,13 +300,32 @@ mod tests {
     fn golden_rows() {
         assert_eq!(head_key(KEY, "a"), b"ka");
         assert_eq!(piece_key(VALUE_PIECE, "a/b", 258).unwrap(), b"v\0\x03a/b\0\0\x01\x02");
-        let head =
-            KeyV1 { revision: 2, created_revision: 1, content_type: "t", value_bytes: 1, inline: b"x" };
+        let head = KeyV1 {
+            revision: 2,
+            created_revision: 1,
+            expires_at_ms: NonZeroU64::new(258),
+            content_type: "t",
+            value_bytes: 1,
+            inline: b"x",
+        };
         let row = codec::encode("key row", &head).unwrap();
         let mut expected = vec![1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend([1, 2, 1, 0, 0, 0, 0, 0, 0]);
         expected.extend([1, 0, 0, 0, 0, 0, 0, 0, b't', 1, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend([1, 0, 0, 0, 0, 0, 0, 0, b'x']);
         assert_eq!(row, expected);
+
+        let answer = Remembered {
+            fingerprint: 5,
+            revision: 2,
+            expires_at_ms: 258,
+            reply: Reply::Written { created: true },
+        };
+        assert_eq!(head_key(ANSWER, "x-1"), b"ix-1");
+        let answer = codec::encode("answer row", &AnswerV1::from(&answer)).unwrap();
+        let mut expected = vec![1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend([2, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]);
+        assert_eq!(answer, expected);
 
         let sealed = seal(b"ka", row.clone());
         assert_eq!(sealed[sealed.len() - 4..], crc32fast::hash(&[b"ka", &row[..]].concat()).to_le_bytes());

@@ -9,6 +9,7 @@
 //! lacks or repeats a frame, is refused.
 
 use std::io::{self, Read, Write};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec;
 use crate::state::checkpoint::Incoming;
 use crate::state::frames;
-use crate::state::rows::{self, MetaV1, Rows};
+use crate::state::rows::{self, AnswerV1, MetaV1, Rows};
 use crate::state::{AgeList, Record, State, View, content_type};
 use crate::types::StoredMembership;
 
@@ -51,6 +52,7 @@ enum SnapshotRecordV1<'a> {
         key: &'a str,
         revision: u64,
         created_revision: u64,
+        expires_at_ms: Option<NonZeroU64>,
         content_type: &'a str,
         #[serde(with = "serde_bytes")]
         value: &'a [u8],
@@ -62,6 +64,10 @@ enum SnapshotRecordV1<'a> {
         created_revision: u64,
         #[serde(with = "serde_bytes")]
         ages: &'a [u8],
+    },
+    Answer {
+        key: &'a str,
+        answer: AnswerV1,
     },
     End {
         records: u64,
@@ -82,6 +88,7 @@ pub(crate) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
             key,
             revision: record.revision,
             created_revision: record.created_revision,
+            expires_at_ms: record.expires_at_ms,
             content_type: &record.content_type,
             value: &record.value,
         })?;
@@ -99,6 +106,9 @@ pub(crate) fn write(state: &State, out: &mut impl Write) -> io::Result<()> {
                 ages: &part,
             })?;
         }
+    }
+    for (key, answer) in &state.answers.by_key {
+        frames.write(&SnapshotRecordV1::Answer { key, answer: (&**answer).into() })?;
     }
     let (records, checksum) = (frames.records, frames.checksum.clone().finalize());
     frames.write(&SnapshotRecordV1::End { records, checksum })?;
@@ -144,19 +154,28 @@ pub(crate) fn read(mut input: impl Read, rows: &mut impl Rows) -> io::Result<Sta
         let record: SnapshotRecordV1<'_> = codec::decode("snapshot record", &body).map_err(at)?;
         match (record, &meta) {
             (SnapshotRecordV1::Meta(first), None) => meta = Some(first),
-            (SnapshotRecordV1::Key { key, revision, created_revision, content_type, value }, Some(_)) => {
+            (
+                SnapshotRecordV1::Key { key, revision, created_revision, expires_at_ms, content_type, value },
+                Some(_),
+            ) => {
                 last_type = self::content_type(content_type, Some(&last_type));
                 let record = Record {
                     value: bytes::Bytes::copy_from_slice(value),
                     content_type: Arc::clone(&last_type),
                     revision,
                     created_revision,
+                    expires_at_ms,
                 };
                 rows::write_key(rows, key, None, &record)?;
                 state.restore_key(key.into(), record);
             }
             (SnapshotRecordV1::Ages { name, revision, created_revision, ages }, Some(_)) => {
                 restore_ages(&mut state, name, revision, created_revision, ages);
+            }
+            (SnapshotRecordV1::Answer { key, answer }, Some(_)) => {
+                let answer = answer.into();
+                rows::write_answer(rows, key, &answer)?;
+                state.restore_answer(key.into(), answer);
             }
             (SnapshotRecordV1::End { records: sent, checksum: sum }, Some(meta)) => {
                 if (sent, sum) != (records, checksum.finalize()) {
@@ -203,18 +222,7 @@ fn invalid(reason: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::tests::sample_state;
-
-    struct Nowhere;
-
-    impl Rows for Nowhere {
-        fn put(&mut self, _: Vec<u8>, _: Vec<u8>) -> io::Result<()> {
-            Ok(())
-        }
-        fn remove(&mut self, _: Vec<u8>) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::state::tests::{Nowhere, sample_state};
 
     fn bytes(state: &State) -> Vec<u8> {
         let mut out = Vec::new();

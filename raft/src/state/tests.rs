@@ -1,7 +1,9 @@
+mod model;
+
 use bytes::Bytes;
 
 use super::*;
-use crate::command::Command;
+use crate::command::{Command, Op};
 use crate::types::Member;
 
 /// Applies `ops` as entries of term 1 from log index 1 on.
@@ -16,7 +18,7 @@ pub(crate) fn state_after(ops: impl IntoIterator<Item = Op>) -> State {
 pub(crate) fn apply(state: &mut State, index: u64, op: Op) -> Reply {
     let command = Command::encode(&op).unwrap().stamped(1000 + index);
     let entry = Entry { log_id: LogId::new_term_index(1, index), payload: EntryPayload::Normal(command) };
-    state.apply(entry).unwrap()
+    state.apply(entry).unwrap().reply
 }
 
 pub(crate) fn put(key: &str, value: &[u8]) -> Op {
@@ -55,9 +57,11 @@ pub(crate) fn content(state: &State) -> Vec<String> {
         state.hash
     )];
     for (key, record) in &state.keys {
-        let Record { value, content_type, revision, created_revision } = &**record;
+        let Record { value, content_type, revision, created_revision, expires_at_ms } = &**record;
         let (len, sum) = (value.len(), crc32fast::hash(value));
-        lines.push(format!("{key}: {len} bytes {sum:08x} {content_type} {revision} {created_revision}"));
+        lines.push(format!(
+            "{key}: {len} bytes {sum:08x} {content_type} {revision} {created_revision} {expires_at_ms:?}"
+        ));
     }
     for (name, list) in &state.ages {
         let ages: Vec<u8> = list.iter().collect();
@@ -68,6 +72,8 @@ pub(crate) fn content(state: &State) -> Vec<String> {
             list.revision()
         ));
     }
+    lines.extend(state.expiries.iter().map(|expiry| format!("{expiry:?}")));
+    lines.extend(state.answers.by_key.iter().map(|answer| format!("{answer:?}")));
     lines
 }
 
@@ -152,4 +158,17 @@ fn the_hash_is_of_the_content_alone() {
     }
     apply(&mut state, 30, Op::AgeDelete { name: "Zo\u{eb} \u{1f525}".into() });
     assert_eq!((state.hash, state.data_bytes), (0, 0));
+}
+
+/// Rows that nobody keeps.
+pub(crate) struct Nowhere;
+
+impl rows::Rows for Nowhere {
+    fn put(&mut self, _: Vec<u8>, _: Vec<u8>) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&mut self, _: Vec<u8>) -> std::io::Result<()> {
+        Ok(())
+    }
 }

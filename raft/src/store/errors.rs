@@ -47,12 +47,14 @@ pub enum OpenError {
 }
 
 /// A write that was acknowledged: on disk on a majority, and applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The log index of the write.
     pub revision: u64,
     /// What it did.
     pub reply: Reply,
+    /// Whether it was applied before, under the same idempotency key: revision and reply are of then.
+    pub replayed: bool,
 }
 
 /// Why a write was not acknowledged.
@@ -102,5 +104,13 @@ pub enum ReadError {
     NoLeader {
         /// How long this node tried.
         waited: Duration,
+    },
+    /// This node did not get as far as the read wants in time.
+    #[error("this node is at revision {applied}, and did not reach {wanted} in time")]
+    Behind {
+        /// The revision asked for.
+        wanted: u64,
+        /// What this node has.
+        applied: u64,
     },
 }

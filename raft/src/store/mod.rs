@@ -2,9 +2,11 @@
 //!
 //! A write goes to the leader exactly once: proposed here when this node leads, else forwarded over
 //! the peer connection. What certainly was not proposed is sent again, to whoever leads by then,
-//! until the caller's time is up; what may have been proposed is never sent again.
+//! until the caller's time is up; what may have been proposed is never sent again, unless it carries an
+//! idempotency key.
 
 mod errors;
+mod expiry;
 mod options;
 mod reads;
 mod routes;
@@ -30,7 +32,7 @@ use self::reads::{PROOF_AGE_WANTED, Reads};
 use self::routes::Routes;
 pub use self::status::{MemberReport, MemberStatus, Standing};
 use crate::bootstrap;
-use crate::command::{Command, Op};
+use crate::command::{Command, IdempotencyKey, Op};
 use crate::disk::Disk;
 use crate::identity::{DataDir, DataDirError, Identity};
 use crate::local::{Limits, Local};
@@ -38,7 +40,7 @@ use crate::log::{LogOptions, LogStore};
 use crate::metrics::{RaftGauges, StateMetrics, StoreMetrics};
 use crate::peer::Lane;
 use crate::peer::hello::{self, ConnectError, HelloV1, Refusal};
-use crate::peer::message::WriteRefusalV1;
+use crate::peer::message::{WriteRefusalV1, WrittenV1};
 use crate::peer::network::{Factory, Peers};
 use crate::peer::server::{self, Service};
 use crate::state::checkpoint::Checkpoints;
@@ -190,6 +192,9 @@ impl Store {
         let (catching_up, caught_up) = watch::channel(false);
         let (raft_running, reached) = (raft.clone(), published.clone());
         tasks.push(tokio::spawn(async move { tasks::catch_up(&raft_running, &reached, &catching_up).await }));
+        let expiring =
+            expiry::expire(Arc::clone(&routes.local), routes.leadership.clone(), caught_up.clone());
+        tasks.push(tokio::spawn(expiring));
 
         Ok(Self {
             identity,
@@ -253,36 +258,84 @@ impl Store {
         }
     }
 
+    /// The first view of this node at log index `revision` or behind it, and not older than `view`.
+    ///
+    /// # Errors
+    /// [`ReadError::Behind`] when this node has not applied that much after the request timeout.
+    pub async fn view_from(&self, view: View, revision: u64) -> Result<View, ReadError> {
+        if view.revision() >= revision {
+            return Ok(view);
+        }
+        let reached = self.published.view_at(revision);
+        tokio::time::timeout(self.options.request_timeout, reached)
+            .await
+            .map_err(|_| ReadError::Behind { wanted: revision, applied: self.revision() })
+    }
+
     /// Writes through the leader, wherever it is.
     ///
     /// # Errors
     /// [`WriteError`]; all but [`WriteError::OutcomeUnknown`] mean that nothing was applied.
     pub async fn write(&self, op: &Op) -> Result<Written, WriteError> {
-        let command = Command::encode(op).map_err(|error| WriteError::Invalid(error.to_string()))?;
+        self.submit(&Command::encode(op).map_err(|error| WriteError::Invalid(error.to_string()))?).await
+    }
+
+    /// Writes through the leader, once however often it is called with the same `key` and operation:
+    /// the later ones get the answer of the first. For as long as answers are kept, see
+    /// [`StoreOptions::idempotency_window`].
+    ///
+    /// What may have been proposed is sent again while there is time, which does no harm here.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn write_once(&self, op: &Op, key: &IdempotencyKey) -> Result<Written, WriteError> {
+        let (window, keys_max) = (self.options.idempotency_window, self.options.idempotency_keys_max);
+        let command = Command::encode_once(op, key, window, keys_max);
+        self.submit(&command.map_err(|error| WriteError::Invalid(error.to_string()))?).await
+    }
+
+    async fn submit(&self, command: &Command) -> Result<Written, WriteError> {
         let begun = Instant::now();
         let deadline = begun + self.options.request_timeout;
+        // Why an attempt may have been applied, once there was one: no later refusal can undo that.
+        let mut unknown = None;
         loop {
-            let refusal = match self.routes.write_once(&command, deadline).await {
-                Ok(written) => {
-                    return Ok(Written { revision: written.revision, reply: written.reply });
+            let refusal = match self.routes.write_once(command, deadline).await {
+                Ok(WrittenV1 { revision, reply, replayed }) => {
+                    return Ok(Written { revision, reply, replayed });
                 }
                 Err(refusal) => refusal,
             };
-            match refusal {
-                WriteRefusalV1::Overloaded => return Err(WriteError::Overloaded),
+            let error = match refusal {
+                WriteRefusalV1::NotLeader(_) => None,
+                WriteRefusalV1::OutcomeUnknown(reason) if command.is_once() => {
+                    unknown = Some(reason);
+                    None
+                }
+                WriteRefusalV1::OutcomeUnknown(reason) => Some(WriteError::OutcomeUnknown { reason }),
+                WriteRefusalV1::Overloaded => Some(WriteError::Overloaded),
                 WriteRefusalV1::StorageFull { data_bytes_max } => {
-                    return Err(WriteError::StorageFull { data_bytes_max });
+                    Some(WriteError::StorageFull { data_bytes_max })
                 }
                 WriteRefusalV1::DiskLow { free_bytes, free_min } => {
-                    return Err(WriteError::DiskLow { free_bytes, disk_free_min: free_min });
+                    Some(WriteError::DiskLow { free_bytes, disk_free_min: free_min })
                 }
-                WriteRefusalV1::OutcomeUnknown(reason) => return Err(WriteError::OutcomeUnknown { reason }),
-                WriteRefusalV1::NotLeader(_) => {}
-            }
-            if tokio::time::timeout_at(deadline, self.routes.pause()).await.is_err() {
-                return Err(WriteError::NoLeader { waited: begun.elapsed() });
+            };
+            let out_of_time =
+                error.is_none() && tokio::time::timeout_at(deadline, self.routes.pause()).await.is_err();
+            match (error, unknown.take()) {
+                (None, reason) if !out_of_time => unknown = reason,
+                (_, Some(reason)) => return Err(WriteError::OutcomeUnknown { reason }),
+                (Some(error), None) => return Err(error),
+                (None, None) => return Err(WriteError::NoLeader { waited: begun.elapsed() }),
             }
         }
+    }
+
+    /// The time by which times to live end, as this node knows it: milliseconds since the Unix epoch.
+    /// Not behind `view`.
+    pub fn clock_ms(&self, view: &View) -> u64 {
+        self.routes.local.clock.now_ms().max(view.clock_ms)
     }
 
     /// Log index of the last entry that this node applied.

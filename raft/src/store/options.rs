@@ -40,6 +40,10 @@ pub struct StoreOptions {
     pub log_keep_entries: u64,
     /// Bytes of log beyond which nothing is kept for a node that is catching up.
     pub log_catch_up_bytes: u64,
+    /// How long the answer to a write with an idempotency key is kept.
+    pub idempotency_window: Duration,
+    /// How many such answers are kept; beyond it the oldest leave early.
+    pub idempotency_keys_max: u64,
 }
 
 /// openraft's settings.

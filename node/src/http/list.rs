@@ -1,0 +1,147 @@
+//! `/v1/kv?prefix=`: keys by prefix, page by page, and the removal of all of them.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hearth_raft::{Op, Record, Reply};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::http::input;
+use crate::http::parameters::{Parameters, invalid};
+use crate::http::problem::{Code, Problem};
+use crate::http::{App, data_headers, once, view};
+
+/// Keys of one page, and how many there are when nothing is said.
+const LIMIT_MAX: u64 = 1000;
+const LIMIT_DEFAULT: u64 = 100;
+/// Bytes of keys and values of one page; a page ends behind the key that exceeds it.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A page of keys.
+#[derive(Debug, Serialize)]
+struct Page<'a> {
+    /// The store's revision that all of the page reflects.
+    revision: u64,
+    items: Vec<Item<'a>>,
+    /// What to give as `after` for the next page; none behind the last key.
+    next: Option<&'a str>,
+}
+
+/// A key of a page.
+#[derive(Debug, Serialize)]
+struct Item<'a> {
+    key: &'a str,
+    revision: u64,
+    created_revision: u64,
+    /// Bytes of the value.
+    size: usize,
+    content_type: Option<&'a str>,
+    expires_in_ms: Option<u64>,
+    /// Base64; only with `values=true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+}
+
+/// `GET /v1/kv?prefix=&after=&limit=&values=&reverse=&at=`, `consistency=` or `max_staleness=`: the keys
+/// that begin with `prefix`, in byte order, and behind `after` in that order.
+///
+/// A walk gives each page's `next` as `after`: it sees every key that is there all the time exactly
+/// once. `at` is a revision that the answer reflects at least; with the first page's, no later page is
+/// older, from whichever node. 503 `revision_not_reached` when this node does not get there in time.
+pub(super) async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
+    const OWN: [&str; 6] = ["prefix", "after", "limit", "values", "reverse", "at"];
+    let known = [&OWN[..], &input::Consistency::PARAMETERS].concat();
+    let given = Parameters::of(&uri, &known)?;
+    let wanted = Wanted {
+        prefix: input::not_too_long("prefix", given.get("prefix").unwrap_or_default().to_owned())?,
+        after: given.get("after"),
+        limit: usize::try_from(given.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT)).unwrap_or(1),
+        values: given.flag("values")?,
+        reverse: given.flag("reverse")?,
+    };
+    let at = given.number("at", 0, u64::MAX)?.unwrap_or(0);
+    let store = app.store()?;
+    let (mut view, mut headers) = view(store, given.consistency()?).await?;
+    if view.revision() < at {
+        view = store.view_from(view, at).await?;
+        headers = data_headers(store, view.revision());
+    }
+    Ok((headers, Json(page(&view, store.clock_ms(&view), &wanted))).into_response())
+}
+
+/// What a page is to have.
+struct Wanted<'a> {
+    prefix: String,
+    after: Option<&'a str>,
+    limit: usize,
+    values: bool,
+    reverse: bool,
+}
+
+fn page<'a>(view: &'a hearth_raft::State, clock_ms: u64, wanted: &'a Wanted<'_>) -> Page<'a> {
+    let prefix = &wanted.prefix;
+    let keys: Box<dyn Iterator<Item = _>> = match (wanted.after, wanted.reverse) {
+        (None, false) => Box::new(view.with_prefix(prefix)),
+        (None, true) => Box::new(view.with_prefix_reversed(prefix)),
+        (Some(after), false) => Box::new(view.with_prefix_after(prefix, after)),
+        (Some(before), true) => Box::new(view.with_prefix_before(prefix, before)),
+    };
+    let mut keys = keys.peekable();
+    let mut items: Vec<Item<'a>> = Vec::new();
+    let mut bytes = 0;
+    while items.len() < wanted.limit && bytes < PAGE_BYTES {
+        let Some((key, record)) = keys.next() else { break };
+        bytes += key.len() + record.content_type.len();
+        if wanted.values {
+            bytes += record.value.len();
+        }
+        items.push(item(key, record, clock_ms, wanted.values));
+    }
+    let next = keys.peek().and_then(|_| items.last()).map(|last| last.key);
+    Page { revision: view.revision(), items, next }
+}
+
+fn item<'a>(key: &'a str, record: &'a Record, clock_ms: u64, values: bool) -> Item<'a> {
+    Item {
+        key,
+        revision: record.revision,
+        created_revision: record.created_revision,
+        size: record.value.len(),
+        content_type: Some(&*record.content_type).filter(|given| !given.is_empty()),
+        expires_in_ms: record.expires_at_ms.map(|at| at.get().saturating_sub(clock_ms)),
+        value: values.then(|| BASE64_STANDARD.encode(&record.value)),
+    }
+}
+
+/// `DELETE /v1/kv?prefix=`: removes every key that begins with `prefix`, at once; `{"deleted","revision"}`.
+/// 413 `prefix_too_large` when there are more than one command may remove.
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    asked: HeaderMap,
+) -> Result<Response, Problem> {
+    let given = Parameters::of(&uri, &["prefix"])?;
+    let prefix = match given.get("prefix") {
+        None | Some("") => return Err(invalid("prefix: missing; it says what is deleted".to_owned())),
+        Some(prefix) => input::not_too_long("prefix", prefix.to_owned())?,
+    };
+    let (written, headers) =
+        once::write(app.store()?, &asked, &Op::DeletePrefix { prefix: prefix.clone() }).await?;
+    match written.reply {
+        Reply::PrefixDeleted { keys } => {
+            let body = Json(json!({"deleted": keys, "revision": written.revision}));
+            Ok((headers, body).into_response())
+        }
+        Reply::PrefixTooLarge { keys_max } => {
+            let detail = format!("prefix: {prefix:?} has more than {keys_max} keys; delete longer prefixes");
+            Err(Problem::new(Code::PrefixTooLarge, detail).with_headers(headers))
+        }
+        _ => Err(Problem::unexpected()),
+    }
+}

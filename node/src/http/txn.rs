@@ -1,0 +1,327 @@
+//! `POST /v1/txn`: several operations on keys as one, under conditions.
+//!
+//! Values are text in `text`, or any bytes in base64 in `value`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use hearth_raft::{Condition, Expect, Op, Reply, TXN_OPS_MAX, Test, Txn, TxnOp, TxnRefusal, TxnResult};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::http::input::{self, VALUE_BYTES_MAX};
+use crate::http::kv::{checked_content_type, checked_ttl};
+use crate::http::problem::{Code, Problem};
+use crate::http::{App, once};
+
+/// Bytes of a transaction's body.
+const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The body.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    #[serde(default, rename = "if")]
+    conditions: Vec<ConditionJson>,
+    #[serde(default)]
+    then: Vec<OpJson>,
+    #[serde(default, rename = "else")]
+    or_else: Vec<OpJson>,
+}
+
+/// What must hold of a key: exactly one of the fields beside `key`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConditionJson {
+    key: String,
+    /// Whether it exists.
+    exists: Option<bool>,
+    /// The revision that last wrote it; 0 when it does not exist.
+    revision: Option<u64>,
+    /// Its value, in base64.
+    value: Option<String>,
+    /// Its value, as text.
+    text: Option<String>,
+}
+
+/// One operation.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
+enum OpJson {
+    Put {
+        key: String,
+        value: Option<String>,
+        text: Option<String>,
+        content_type: Option<String>,
+        ttl: Option<String>,
+    },
+    Delete {
+        key: String,
+    },
+    Get {
+        key: String,
+    },
+    Add {
+        key: String,
+        #[serde(default = "one")]
+        by: i64,
+    },
+}
+
+fn one() -> i64 {
+    1
+}
+
+/// `POST /v1/txn` with `{"if":[…],"then":[…],"else":[…]}`: `{"succeeded","revision","results":[…]}`.
+///
+/// Applies `then` when all conditions hold, else `else`; all of it or nothing, and every operation sees
+/// what those before it did. 409 `not_an_integer`, `integer_overflow` and 413 `result_too_large` name
+/// the operation; nothing is applied then.
+pub(super) async fn apply(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    asked: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    input::no_query(&uri)?;
+    let (txn, keys) = parse(&input::body("body", &asked, body, BODY_BYTES_MAX).await?)?;
+    let (written, headers) = once::write(app.store()?, &asked, &Op::Txn(txn)).await?;
+    match written.reply {
+        Reply::Txn(reply) => {
+            let keys = if reply.succeeded { keys.then } else { keys.or_else };
+            let results: Vec<Value> =
+                keys.iter().zip(reply.results).map(|(key, result)| result_json(key, result)).collect();
+            let (succeeded, revision) = (reply.succeeded, written.revision);
+            let body = Json(json!({"succeeded": succeeded, "revision": revision, "results": results}));
+            Ok((headers, body).into_response())
+        }
+        Reply::TxnRefused { succeeded, operation, reason } => {
+            Err(refused(succeeded, operation, reason).with_headers(headers))
+        }
+        _ => Err(Problem::unexpected()),
+    }
+}
+
+/// The keys of the operations, for the answer.
+#[derive(Debug)]
+struct Keys {
+    then: Vec<String>,
+    or_else: Vec<String>,
+}
+
+fn refused(succeeded: bool, operation: u32, reason: TxnRefusal) -> Problem {
+    let place = format!("{}[{operation}]", if succeeded { "then" } else { "else" });
+    match reason {
+        TxnRefusal::NotAnInteger => {
+            let detail = format!("{place}: add: the value is not a decimal integer of 64 bits");
+            Problem::new(Code::NotAnInteger, detail)
+        }
+        TxnRefusal::Overflow => {
+            let detail = format!("{place}: add: the sum does not fit into 64 bits");
+            Problem::new(Code::IntegerOverflow, detail)
+        }
+        TxnRefusal::ResultTooLarge { bytes_max } => {
+            let detail = format!("{place}: get: the values read have more than {bytes_max} bytes together");
+            Problem::new(Code::ResultTooLarge, detail)
+        }
+    }
+}
+
+fn result_json(key: &str, result: TxnResult) -> Value {
+    match result {
+        TxnResult::Put { created } => json!({"op": "put", "key": key, "created": created}),
+        TxnResult::Deleted { existed } => json!({"op": "delete", "key": key, "deleted": existed}),
+        TxnResult::Added(sum) => json!({"op": "add", "key": key, "result": sum}),
+        TxnResult::Got(None) => json!({"op": "get", "key": key, "found": false}),
+        TxnResult::Got(Some(got)) => json!({
+            "op": "get",
+            "key": key,
+            "found": true,
+            "revision": got.revision,
+            "created_revision": got.created_revision,
+            "content_type": Some(got.content_type).filter(|given| !given.is_empty()),
+            "expires_in_ms": got.expires_in_ms,
+            "value": BASE64_STANDARD.encode(&got.value),
+        }),
+    }
+}
+
+/// The transaction in a body, and the keys of its operations.
+fn parse(body: &[u8]) -> Result<(Txn, Keys), Problem> {
+    let request: Request =
+        serde_json::from_slice(body).map_err(|error| invalid(format!("body: not a transaction: {error}")))?;
+    let operations = request.then.len() + request.or_else.len();
+    for (field, count) in [("if", request.conditions.len()), ("then and else", operations)] {
+        if count > TXN_OPS_MAX {
+            return Err(Problem::new(
+                Code::BodyTooLarge,
+                format!("{field}: {count} of at most {TXN_OPS_MAX}"),
+            ));
+        }
+    }
+    let keys = Keys { then: keys(&request.then), or_else: keys(&request.or_else) };
+    let conditions = request.conditions.into_iter().enumerate();
+    let conditions = conditions.map(|(at, condition)| condition.checked(&format!("if[{at}]")));
+    let branch = |name: &str, ops: Vec<OpJson>| {
+        let ops = ops.into_iter().enumerate();
+        ops.map(|(at, op)| op.checked(&format!("{name}[{at}]"))).collect::<Result<_, _>>()
+    };
+    let txn = Txn {
+        conditions: conditions.collect::<Result<_, _>>()?,
+        then: branch("then", request.then)?,
+        or_else: branch("else", request.or_else)?,
+    };
+    Ok((txn, keys))
+}
+
+fn keys(ops: &[OpJson]) -> Vec<String> {
+    let key = |op: &OpJson| match op {
+        OpJson::Put { key, .. } | OpJson::Delete { key } | OpJson::Get { key } | OpJson::Add { key, .. } => {
+            key.clone()
+        }
+    };
+    ops.iter().map(key).collect()
+}
+
+impl ConditionJson {
+    fn checked(self, place: &str) -> Result<Condition, Problem> {
+        let value = value(place, self.value, self.text)?;
+        let test = match (self.exists, self.revision, value) {
+            (Some(true), None, None) => Test::Expect(Expect::Exists),
+            (Some(false), None, None) | (None, Some(0), None) => Test::Expect(Expect::Absent),
+            (None, Some(revision), None) => Test::Expect(Expect::Revisions(vec![revision])),
+            (None, None, Some(value)) => Test::Value(value),
+            _ => return Err(invalid(format!("{place}: exactly one of exists, revision, value, text"))),
+        };
+        Ok(Condition { key: checked_key(place, self.key)?, test })
+    }
+}
+
+impl OpJson {
+    fn checked(self, place: &str) -> Result<TxnOp, Problem> {
+        Ok(match self {
+            Self::Put { key, value: base64, text, content_type, ttl } => TxnOp::Put {
+                key: checked_key(place, key)?,
+                value: value(place, base64, text)?
+                    .ok_or_else(|| invalid(format!("{place}: one of value, text")))?,
+                content_type: checked_content_type(&content_type.unwrap_or_default())
+                    .map_err(|what| invalid(format!("{place}: content_type: {what}")))?,
+                ttl_ms: ttl.map(|text| ttl_ms(place, &text)).transpose()?,
+            },
+            Self::Delete { key } => TxnOp::Delete { key: checked_key(place, key)? },
+            Self::Get { key } => TxnOp::Get { key: checked_key(place, key)? },
+            Self::Add { key, by } => TxnOp::Add { key: checked_key(place, key)?, by },
+        })
+    }
+}
+
+fn checked_key(place: &str, key: String) -> Result<String, Problem> {
+    if key.is_empty() {
+        return Err(invalid(format!("{place}: key: empty")));
+    }
+    input::not_too_long(&format!("{place}: key"), key)
+}
+
+fn value(place: &str, base64: Option<String>, text: Option<String>) -> Result<Option<Bytes>, Problem> {
+    let value = match (base64, text) {
+        (None, None) => return Ok(None),
+        (None, Some(text)) => Bytes::from(text),
+        (Some(base64), None) => match BASE64_STANDARD.decode(base64) {
+            Ok(bytes) => bytes.into(),
+            Err(error) => return Err(invalid(format!("{place}: value: not base64: {error}"))),
+        },
+        (Some(_), Some(_)) => return Err(invalid(format!("{place}: only one of value, text"))),
+    };
+    if value.len() > VALUE_BYTES_MAX {
+        let detail = format!("{place}: value: {} bytes, more than {VALUE_BYTES_MAX}", value.len());
+        return Err(Problem::new(Code::BodyTooLarge, detail));
+    }
+    Ok(Some(value))
+}
+
+fn ttl_ms(place: &str, text: &str) -> Result<std::num::NonZeroU64, Problem> {
+    let ttl = humantime::parse_duration(text).ok().and_then(|ttl| checked_ttl(ttl).ok());
+    ttl.ok_or_else(|| invalid(format!("{place}: ttl: {text:?} is not a time such as 30s, up to 100 years")))
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::new(Code::InvalidBody, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_transaction() {
+        let body = r#"{
+            "if": [{"key":"a","exists":true},{"key":"b","revision":7},{"key":"c","revision":0},{"key":"d","text":"x"}],
+            "then": [
+                {"op":"put","key":"a","value":"AP8=","content_type":"x/y","ttl":"1500ms"},
+                {"op":"put","key":"b","text":""},
+                {"op":"add","key":"n"}
+            ],
+            "else": [{"op":"get","key":"a"},{"op":"delete","key":"b"},{"op":"add","key":"n","by":-5}]
+        }"#;
+        let (txn, keys) = parse(body.as_bytes()).unwrap();
+        let tests: Vec<Test> = txn.conditions.into_iter().map(|condition| condition.test).collect();
+        let expected = [
+            Test::Expect(Expect::Exists),
+            Test::Expect(Expect::Revisions(vec![7])),
+            Test::Expect(Expect::Absent),
+            Test::Value(Bytes::from_static(b"x")),
+        ];
+        assert_eq!(tests, expected);
+        assert_eq!((keys.then, keys.or_else.len()), (vec!["a".into(), "b".into(), "n".into()], 3));
+        let put = |key: &str, value: &'static [u8], content_type: &str, ttl_ms| TxnOp::Put {
+            key: key.into(),
+            value: Bytes::from_static(value),
+            content_type: content_type.into(),
+            ttl_ms: std::num::NonZeroU64::new(ttl_ms),
+        };
+        let add = |by| TxnOp::Add { key: "n".into(), by };
+        assert_eq!(txn.then, [put("a", b"\0\xff", "x/y", 1500), put("b", b"", "", 0), add(1)]);
+        let expected = [TxnOp::Get { key: "a".into() }, TxnOp::Delete { key: "b".into() }, add(-5)];
+        assert_eq!(txn.or_else, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let long = format!(r#"{{"then":[{{"op":"get","key":"{}"}}]}}"#, "k".repeat(1025));
+        let many = format!(r#"{{"then":[{}]}}"#, vec![r#"{"op":"get","key":"k"}"#; 129].join(","));
+        let cases = [
+            ("", "body: not a transaction: EOF"),
+            ("[1]", "body: not a transaction"),
+            (r#"{"then":[],"els":[]}"#, "unknown field `els`"),
+            (r#"{"then":[{"op":"cas","key":"a"}]}"#, "unknown variant `cas`"),
+            (r#"{"then":[{"op":"get"}]}"#, "missing field `key`"),
+            (r#"{"then":[{"op":"get","key":""}]}"#, "then[0]: key: empty"),
+            (&long, "then[0]: key: 1025 bytes, more than 1024"),
+            (&many, "then and else: 129 of at most 128"),
+            (r#"{"if":[{"key":"a"}]}"#, "if[0]: exactly one of"),
+            (r#"{"if":[{"key":"a","exists":true,"revision":1}]}"#, "if[0]: exactly one of"),
+            (r#"{"else":[{"op":"put","key":"a"}]}"#, "else[0]: one of value, text"),
+            (r#"{"then":[{"op":"put","key":"a","text":"","value":""}]}"#, "then[0]: only one of value, text"),
+            (r#"{"then":[{"op":"put","key":"a","value":"*"}]}"#, "then[0]: value: not base64"),
+            (
+                r#"{"then":[{"op":"put","key":"a","text":"","ttl":"5"}]}"#,
+                "then[0]: ttl: \\\"5\\\" is not a time",
+            ),
+            (r#"{"then":[{"op":"put","key":"a","text":"","ttl":"0s"}]}"#, "then[0]: ttl"),
+            (r#"{"then":[{"op":"put","key":"a","text":"","content_type":"a\nb"}]}"#, "then[0]: content_type"),
+            (r#"{"then":[{"op":"add","key":"a","by":1.5}]}"#, "body: not a transaction: invalid type"),
+            (r#"{"then":[{"op":"add","key":"a","by":9223372036854775808}]}"#, "body: not a transaction"),
+        ];
+        for (body, expected) in cases {
+            let problem = format!("{:?}", parse(body.as_bytes()).unwrap_err());
+            assert!(problem.contains(expected), "{body:.100}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Transactions: conditions that choose a branch, and its operations, all or none.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::command::{Condition, Got, Reply, Test, Txn, TxnOp, TxnRefusal, TxnReply, TxnResult};
+use crate::state::{Record, State};
+
+/// Bytes of all values that one transaction reads. Part of what applying means: it may only be
+/// changed together with a format.
+pub(super) const RESULT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The longest decimal integer of 64 bits, with its sign.
+const INTEGER_BYTES_MAX: usize = 20;
+/// The media type of a counter that an addition created.
+const COUNTER_CONTENT_TYPE: &str = "text/plain";
+
+impl State {
+    /// Applies one branch of `txn`, or nothing.
+    pub(super) fn apply_txn(&mut self, revision: u64, txn: Txn, result_bytes_max: u64) -> Reply {
+        let succeeded = self.conditions_hold(&txn);
+        let ops = if succeeded { txn.then } else { txn.or_else };
+        // Frozen, as a view is: costs nothing but copies of what changes.
+        let before = self.clone();
+        let mut results = Vec::with_capacity(ops.len());
+        let mut read_bytes = 0;
+        for (operation, op) in (0..).zip(ops) {
+            let result = self.apply_txn_op(revision, op);
+            if let Ok(TxnResult::Got(Some(got))) = &result {
+                read_bytes += got.value.len() as u64;
+            }
+            let too_large = TxnRefusal::ResultTooLarge { bytes_max: result_bytes_max };
+            match result {
+                Ok(result) if read_bytes <= result_bytes_max => results.push(result),
+                refused => {
+                    *self = before;
+                    let reason = refused.err().unwrap_or(too_large);
+                    return Reply::TxnRefused { succeeded, operation, reason };
+                }
+            }
+        }
+        Reply::Txn(Box::new(TxnReply { succeeded, results }))
+    }
+
+    /// Whether every condition of `txn` holds.
+    pub(super) fn conditions_hold(&self, txn: &Txn) -> bool {
+        txn.conditions.iter().all(|Condition { key, test }| {
+            let record = self.keys.get(key.as_str());
+            match test {
+                Test::Expect(expect) => expect.holds(record.map(|record| record.revision)),
+                Test::Value(value) => record.is_some_and(|record| record.value == value),
+            }
+        })
+    }
+
+    fn apply_txn_op(&mut self, revision: u64, op: TxnOp) -> Result<TxnResult, TxnRefusal> {
+        Ok(match op {
+            TxnOp::Put { key, value, content_type, ttl_ms } => {
+                TxnResult::Put { created: self.put(revision, &key, value, content_type, ttl_ms) }
+            }
+            TxnOp::Delete { key } => TxnResult::Deleted { existed: self.remove(&key).is_some() },
+            TxnOp::Get { key } => TxnResult::Got(self.keys.get(key.as_str()).map(|record| Got {
+                value: record.value.clone(),
+                content_type: record.content_type.to_string(),
+                revision: record.revision,
+                created_revision: record.created_revision,
+                expires_in_ms: record.expires_at_ms.map(|at| at.get().saturating_sub(self.clock_ms)),
+            })),
+            TxnOp::Add { key, by } => TxnResult::Added(self.add(revision, &key, by)?),
+        })
+    }
+
+    fn add(&mut self, revision: u64, key: &str, by: i64) -> Result<i64, TxnRefusal> {
+        let old = self.keys.get(key);
+        let number = match old {
+            Some(old) => integer(&old.value).ok_or(TxnRefusal::NotAnInteger)?,
+            None => 0,
+        };
+        let sum = number.checked_add(by).ok_or(TxnRefusal::Overflow)?;
+        let value = Bytes::from(sum.to_string());
+        let new = match old {
+            Some(old) => Record { value, revision, ..(**old).clone() },
+            None => Record {
+                value,
+                content_type: Arc::from(COUNTER_CONTENT_TYPE),
+                revision,
+                created_revision: revision,
+                expires_at_ms: None,
+            },
+        };
+        self.replace(key, new);
+        Ok(sum)
+    }
+
+    /// At most this much more; what the operations before it do is not looked at.
+    pub(super) fn growth_of_txn_op(&self, op: &TxnOp) -> i64 {
+        match op {
+            TxnOp::Put { key, value, content_type, .. } => self.growth_of_put(key, value.len(), content_type),
+            TxnOp::Add { key, .. } if self.keys.contains_key(key.as_str()) => 0,
+            TxnOp::Add { key, .. } => self.growth_of_put(key, INTEGER_BYTES_MAX, COUNTER_CONTENT_TYPE),
+            TxnOp::Delete { .. } | TxnOp::Get { .. } => 0,
+        }
+    }
+}
+
+fn integer(value: &[u8]) -> Option<i64> {
+    if value.len() > INTEGER_BYTES_MAX {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
