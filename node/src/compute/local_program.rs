@@ -10,11 +10,13 @@
 //!   `waiting_max` callers wait.
 //! - The program's process group is killed and the program reaped before its place is given away.
 //! - An answer does not wait for what the program left behind, even when that holds its output open.
+//! - Programs that run ahead of callers are nicer, and at least half of the turns are left to callers.
 //!
 //! Known shortcomings: a program that moves to another process group or session escapes the kill; and when
 //! this process is killed by SIGKILL, running programs go on until they end by themselves. Linux only, 5.3
 //! or later (`pidfd_open`).
 
+mod ahead;
 mod config;
 mod error;
 mod metrics;
@@ -23,12 +25,13 @@ mod process;
 
 use std::io;
 use std::num::NonZero;
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus::Registry;
-use rustix::process::{Pid, WaitIdStatus};
+use rustix::process::Pid;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -38,9 +41,12 @@ pub use config::{ConfigError, LocalProgramConfig};
 pub use error::{LocalProgramError, LocalProgramSetupError};
 use metrics::{Metrics, Outcome};
 use output::Output;
-use process::Process;
+use process::{Ended, Process};
 
+use super::metrics::ComputeMetrics;
+use super::pool::{Answer, Pool, Source};
 use super::workers::Workers;
+use super::{NICENESS, PRODUCER_NICENESS};
 
 /// The least that a refused caller is asked to wait: HTTP's `Retry-After` counts whole seconds.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
@@ -48,16 +54,12 @@ const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 /// How many threads start programs: for half of its time a start waits for the new process.
 const STARTERS_PER_CORE: usize = 2;
 
-/// How much nicer than this process programs run, and the threads that start them: a program that computes
-/// must not keep consensus from its processor. With 32 programs at once a timer of the runtime came 0.05 ms
-/// late on average, without it 0.2 ms, and 7 ms when the asynchronous threads started programs themselves
-/// (two cores), for 6 % fewer programs a second.
-const NICENESS: i32 = 5;
-
 /// Runs the configured program for callers; clones share the limits.
 #[derive(Clone)]
 pub struct LocalProgram {
     shared: Arc<Shared>,
+    /// Held by the clones only: when it is gone, nothing runs ahead any more.
+    _owner: Arc<()>,
 }
 
 /// What callers and watching tasks share.
@@ -72,18 +74,37 @@ struct Shared {
     recent_ms: AtomicU64,
     /// Whether what programs leave behind becomes our child.
     adopts_orphans: bool,
-    /// Starts programs.
+    /// Starts programs for callers.
     starters: Workers<()>,
+    /// Starts programs ahead of callers; absent without a pool.
+    starter_ahead: Option<Workers<()>>,
+    /// Statuses of programs that ran ahead.
+    pool: Pool<u8>,
 }
 
-/// A place and a turn; given back when the program is reaped.
+/// A caller's place, if it is for a caller, and a turn; given back when the program is reaped.
 struct Slot {
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
     _turn: OwnedSemaphorePermit,
 }
 
+/// Whom a program runs for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A caller waits.
+    Call,
+    /// The pool is filled.
+    Ahead,
+}
+
+/// An exit status, and the processor time that it took.
+struct Exit {
+    status: u8,
+    used: Duration,
+}
+
 /// Where the answer goes.
-type Answer = oneshot::Sender<Result<u8, LocalProgramError>>;
+type Reply = oneshot::Sender<Result<Exit, LocalProgramError>>;
 
 /// How watching a program ended.
 enum End {
@@ -100,7 +121,17 @@ enum End {
 impl LocalProgram {
     /// Checks the configuration and registers the metrics `hearth_local_program_running` and
     /// `hearth_local_program_exits_total{outcome}`. Whether the program exists is seen at each run.
-    pub fn new(config: LocalProgramConfig, registry: &Registry) -> Result<Self, LocalProgramSetupError> {
+    ///
+    /// With a pool it has to be called within a Tokio runtime, where the producer runs until the last clone
+    /// is dropped.
+    ///
+    /// # Errors
+    /// See [`LocalProgramSetupError`].
+    pub fn new(
+        config: LocalProgramConfig,
+        registry: &Registry,
+        metrics: &ComputeMetrics,
+    ) -> Result<Self, LocalProgramSetupError> {
         config.check()?;
         if let Err(error) = process::mark_close_on_exec() {
             // Linux before 5.11. What this process opens itself is marked anyway.
@@ -108,6 +139,8 @@ impl LocalProgram {
         }
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let starters = config.running_max.min(STARTERS_PER_CORE * cores);
+        let start_ahead = |ahead_max| Workers::start("program-ahead", PRODUCER_NICENESS, ahead_max, vec![()]);
+        let ahead_max = config.ahead_max();
         let shared = Shared {
             metrics: Metrics::new(registry)?,
             places: Arc::new(Semaphore::new(config.running_max + config.waiting_max)),
@@ -115,16 +148,35 @@ impl LocalProgram {
             recent_ms: AtomicU64::new(0),
             adopts_orphans: process::adopts_orphans(),
             starters: Workers::start("local-program", NICENESS, config.running_max, vec![(); starters])?,
+            starter_ahead: (ahead_max > 0).then(|| start_ahead(ahead_max)).transpose()?,
+            pool: Pool::new(config.pool, metrics.endpoint("local_program")),
             config,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let (shared, owner) = (Arc::new(shared), Arc::new(()));
+        if ahead_max > 0 {
+            tokio::spawn(ahead::produce(shared.clone(), Arc::downgrade(&owner)));
+        }
+        Ok(Self { shared, _owner: owner })
     }
 
-    /// Runs the program once and returns its exit status.
+    /// The exit status of a run that nobody else gets: from the pool, or of a run now.
     ///
     /// Refused at once when all places are taken, else waits for a turn. Dropping the future gives the place
     /// back, and kills the program if it runs. Needs a Tokio runtime with I/O and time.
-    pub async fn run(&self) -> Result<u8, LocalProgramError> {
+    ///
+    /// # Errors
+    /// See [`LocalProgramError`].
+    pub async fn run(&self) -> Result<Answer<u8>, LocalProgramError> {
+        let shared = &self.shared;
+        if let Some(value) = shared.pool.take() {
+            return Ok(Answer { value, source: Source::Pool });
+        }
+        let value = self.run_now().await?.status;
+        shared.pool.count_live();
+        Ok(Answer { value, source: Source::Live })
+    }
+
+    async fn run_now(&self) -> Result<Exit, LocalProgramError> {
         let shared = &self.shared;
         let Ok(place) = shared.places.clone().try_acquire_owned() else {
             shared.metrics.count(Outcome::Overloaded);
@@ -135,17 +187,18 @@ impl LocalProgram {
         waiting.served();
         let Ok(turn) = turn else { return Err(LocalProgramError::lost("the queue is closed")) };
         let (answer, answered) = oneshot::channel();
-        tokio::spawn(shared.clone().watch(Slot { _place: place, _turn: turn }, answer));
+        let slot = Slot { _place: Some(place), _turn: turn };
+        tokio::spawn(shared.clone().watch(slot, Purpose::Call, answer));
         answered.await.unwrap_or_else(|_| Err(LocalProgramError::lost("the node is stopping")))
     }
 }
 
 impl Shared {
     /// Starts the program and stays with it until it is reaped.
-    async fn watch(self: Arc<Self>, slot: Slot, mut answer: Answer) {
+    async fn watch(self: Arc<Self>, slot: Slot, purpose: Purpose, mut answer: Reply) {
         let running = self.metrics.running();
         let start = Instant::now();
-        let (process, mut output) = match self.start().await {
+        let (process, mut output) = match self.start(purpose).await {
             Ok(started) => started,
             Err(error) => {
                 self.metrics.count(Outcome::SpawnError);
@@ -191,7 +244,7 @@ impl Shared {
     }
 
     /// Starts the program, on a thread that may block.
-    async fn start(self: &Arc<Self>) -> Result<(Process, Output), LocalProgramError> {
+    async fn start(self: &Arc<Self>, purpose: Purpose) -> Result<(Process, Output), LocalProgramError> {
         let shared = self.clone();
         let runtime = Handle::current();
         let start = move |_: &mut ()| {
@@ -199,28 +252,27 @@ impl Shared {
             let _entered = runtime.enter();
             Process::start(&shared.config).map_err(|error| LocalProgramError::starting(&shared.config, error))
         };
+        let starters = match (purpose, &self.starter_ahead) {
+            (Purpose::Ahead, Some(ahead)) => ahead,
+            _ => &self.starters,
+        };
         // Never full: the queue has room for as many as there are turns.
-        self.starters.run(start).await.unwrap_or_else(|_| Err(LocalProgramError::lost("the starter ended")))
+        starters.run(1, start).await.unwrap_or_else(|_| Err(LocalProgramError::lost("the starter ended")))
     }
 
     /// What an exited program's status means for the caller.
-    fn judge(
-        &self,
-        status: io::Result<WaitIdStatus>,
-        id: Pid,
-        output: Output,
-    ) -> Result<u8, LocalProgramError> {
-        let status = status.map_err(|error| {
+    fn judge(&self, ended: io::Result<Ended>, id: Pid, output: Output) -> Result<Exit, LocalProgramError> {
+        let Ended { status, used } = ended.map_err(|error| {
             self.metrics.count(Outcome::Lost);
             LocalProgramError::Lost(error)
         })?;
         // An exit status has eight bits; without one it was a signal.
-        if let Some(code) = status.exit_status().and_then(|code| u8::try_from(code).ok()) {
+        if let Some(status) = status.code().and_then(|code| u8::try_from(code).ok()) {
             self.metrics.count(Outcome::Ok);
-            return Ok(code);
+            return Ok(Exit { status, used });
         }
         self.metrics.count(Outcome::Signal);
-        let signal = status.terminating_signal().unwrap_or_default();
+        let signal = status.signal().unwrap_or_default();
         debug!(signal, process = id.as_raw_pid(), output = output.text(), "a signal ended the local program");
         Err(LocalProgramError::Signal { signal })
     }
@@ -249,7 +301,7 @@ impl Shared {
 }
 
 /// Waits for whatever ends a program first. It is still there afterwards: alive, or a zombie.
-async fn end_of(process: &Process, output: &mut Output, deadline: Instant, answer: &mut Answer) -> End {
+async fn end_of(process: &Process, output: &mut Output, deadline: Instant, answer: &mut Reply) -> End {
     tokio::select! {
         // In this order: a program that exits just in time has an exit status.
         biased;

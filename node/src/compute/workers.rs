@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -17,7 +18,8 @@ type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 /// Threads with a state `S` each, which take jobs from one queue in the order of arrival.
 ///
 /// Invariants:
-/// - At most `waiting_max` jobs wait; a further one is refused, not delayed.
+/// - Jobs of at most `waiting_max` units wait, whatever a unit is, except that one job may always wait; a
+///   further one is refused, not delayed.
 /// - A job whose caller has gone away is skipped.
 /// - A job that panics ends neither its thread nor the process; its caller gets [`Refused::Lost`].
 pub(super) struct Workers<S> {
@@ -30,10 +32,15 @@ struct Queue<S> {
     /// Signalled for each job, and when the queue closes.
     changed: Condvar,
     waiting_max: usize,
+    /// Jobs that wait or run: for those who must not wait for the lock.
+    unfinished: AtomicUsize,
 }
 
 struct Waiting<S> {
-    jobs: VecDeque<Job<S>>,
+    /// Each with its units.
+    jobs: VecDeque<(usize, Job<S>)>,
+    /// Of all jobs together.
+    units: usize,
     /// Set when the [`Workers`] are dropped: the threads end.
     closed: bool,
 }
@@ -50,35 +57,41 @@ pub(super) enum Refused {
 impl<S: Send + 'static> Workers<S> {
     /// Starts one thread for each of `states`, called `name`, each `niceness` nicer than this process.
     pub(super) fn start(name: &str, niceness: i32, waiting_max: usize, states: Vec<S>) -> io::Result<Self> {
-        let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), closed: false });
+        let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), units: 0, closed: false });
         // From here on dropping it ends the threads, those started before one fails to start.
-        let workers = Self { queue: Arc::new(Queue { waiting, changed: Condvar::new(), waiting_max }) };
+        let unfinished = AtomicUsize::new(0);
+        let queue = Queue { waiting, changed: Condvar::new(), waiting_max, unfinished };
+        let workers = Self { queue: Arc::new(queue) };
         for state in states {
             let queue = workers.queue.clone();
             thread::Builder::new().name(name.to_owned()).spawn(move || {
-                if niceness > 0 {
-                    // Concerns this thread only: on Linux niceness is an attribute of threads, see nice(2).
-                    // Becoming nicer needs no privilege; if it fails, work is only less considerate.
-                    let _ = rustix::process::nice(niceness);
-                }
+                be_nice(niceness);
                 queue.work(state);
             })?;
         }
         Ok(workers)
     }
 
-    /// Runs `work` on one of the threads. Dropping the future before its turn cancels it.
+    /// Whether no job waits or runs. Never waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.unfinished.load(Ordering::Relaxed) == 0
+    }
+
+    /// Runs `work`, which counts as so many units while it waits, on one of the threads. Dropping the future
+    /// before its turn cancels it.
     pub(super) async fn run<R: Send + 'static>(
         &self,
+        units: usize,
         work: impl FnOnce(&mut S) -> R + Send + 'static,
     ) -> Result<R, Refused> {
         let (reply, result) = oneshot::channel();
-        self.queue.push(Box::new(move |state| {
+        let job = move |state: &mut S| {
             if !reply.is_closed() {
                 // When the caller has gone away meanwhile, the result is dropped here.
                 let _ = reply.send(work(state));
             }
-        }))?;
+        };
+        self.queue.push(units, Box::new(job))?;
         result.await.map_err(|_| Refused::Lost)
     }
 }
@@ -88,6 +101,7 @@ impl<S> Drop for Workers<S> {
         let mut waiting = self.queue.lock();
         waiting.closed = true;
         waiting.jobs.clear();
+        waiting.units = 0;
         self.queue.changed.notify_all();
     }
 }
@@ -98,12 +112,15 @@ impl<S> Queue<S> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, job: Job<S>) -> Result<(), Refused> {
+    fn push(&self, units: usize, job: Job<S>) -> Result<(), Refused> {
         let mut waiting = self.lock();
-        if waiting.jobs.len() >= self.waiting_max {
+        let together = waiting.units.saturating_add(units);
+        if together > self.waiting_max && !waiting.jobs.is_empty() {
             return Err(Refused::Full);
         }
-        waiting.jobs.push_back(job);
+        waiting.units = together;
+        waiting.jobs.push_back((units, job));
+        self.unfinished.fetch_add(1, Ordering::Relaxed);
         drop(waiting);
         self.changed.notify_one();
         Ok(())
@@ -116,7 +133,8 @@ impl<S> Queue<S> {
             if waiting.closed {
                 return None;
             }
-            if let Some(job) = waiting.jobs.pop_front() {
+            if let Some((units, job)) = waiting.jobs.pop_front() {
+                waiting.units -= units;
                 return Some(job);
             }
             waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +145,17 @@ impl<S> Queue<S> {
         while let Some(job) = self.pop() {
             // The panic hook has told the panic. The state may be half changed: ours stay usable.
             let _ = catch_unwind(AssertUnwindSafe(|| job(&mut state)));
+            self.unfinished.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// Makes this thread so much nicer than it is, and what it starts: on Linux niceness is an attribute of
+/// threads, see nice(2).
+pub(super) fn be_nice(niceness: i32) {
+    if niceness > 0 {
+        // Becoming nicer needs no privilege; if it fails, work is only less considerate.
+        let _ = rustix::process::nice(niceness);
     }
 }
 
@@ -144,7 +172,7 @@ mod tests {
                 *state += 1;
                 *state
             };
-            assert_eq!(workers.run(count).await, Ok(wanted));
+            assert_eq!(workers.run(1, count).await, Ok(wanted));
         }
     }
 
@@ -160,28 +188,47 @@ mod tests {
                     let _ = begun.send(());
                     let _ = held.recv();
                 };
-                workers.run(hold).await
+                workers.run(1, hold).await
             }
         });
         busy.await.unwrap();
         // The thread is held: one job waits, the next is refused.
         let (gone, skipped) = mpsc::channel::<()>();
-        let mut second = Box::pin(workers.run(move |_| gone.send(()).unwrap()));
+        let mut second = Box::pin(workers.run(1, move |_| gone.send(()).unwrap()));
         let mut no_waker = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(second.as_mut().poll(&mut no_waker).is_pending());
-        assert_eq!(workers.run(|_| ()).await, Err(Refused::Full));
+        assert_eq!(workers.run(1, |_| ()).await, Err(Refused::Full));
+        assert!(!workers.is_idle());
         drop(second);
         release.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Ok(()));
         // The job was dropped without running: its sender is gone and nothing was sent.
         assert!(skipped.recv().is_err());
-        assert_eq!(workers.run(|_| ()).await, Ok(()));
+        assert_eq!(workers.run(1, |_| ()).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn one_job_larger_than_the_queue_may_wait() {
+        let workers = Workers::start("test", 0, 2, vec![()]).unwrap();
+        assert_eq!(workers.run(3, |_| 7).await, Ok(7));
+        let (release, held) = mpsc::channel::<()>();
+        let mut first = Box::pin(workers.run(1, move |_| held.recv().unwrap_or_default()));
+        let mut no_waker = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(first.as_mut().poll(&mut no_waker).is_pending());
+        while !workers.queue.lock().jobs.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let mut large = Box::pin(workers.run(3, |_| 8));
+        assert!(large.as_mut().poll(&mut no_waker).is_pending());
+        assert_eq!(workers.run(1, |_| ()).await, Err(Refused::Full));
+        release.send(()).unwrap();
+        assert_eq!((first.await, large.await), (Ok(()), Ok(8)));
     }
 
     #[tokio::test]
     async fn a_panic_loses_one_job_only() {
         let workers = Workers::start("test", 0, 1, vec![()]).unwrap();
-        assert_eq!(workers.run(|_| panic!("on purpose")).await, Err::<(), _>(Refused::Lost));
-        assert_eq!(workers.run(|_| 7).await, Ok(7));
+        assert_eq!(workers.run(1, |_| panic!("on purpose")).await, Err::<(), _>(Refused::Lost));
+        assert_eq!(workers.run(1, |_| 7).await, Ok(7));
     }
 }

@@ -76,8 +76,11 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "storage_checkpoint_interval" => time(s.storage_checkpoint_interval),
         "idempotency_window" => time(s.idempotency_window),
         "idempotency_keys_max" => number(s.idempotency_keys_max),
+        "compute_pool_cpu_percent" => number(s.compute_pool_cpu_percent.into()),
         "compute_cpu_threads" => number(s.compute_cpu_threads as u64),
         "compute_cpu_waiting_max" => number(s.compute_cpu_waiting_max as u64),
+        "compute_cpu_pool" => number(s.compute_cpu_pool as u64),
+        "compute_cpu_pool_age" => time(s.compute_cpu_pool_age),
         "compute_local_program_path" => s.compute_local_program_path.as_deref().and_then(path),
         "compute_local_program_args" => list(s.compute_local_program_args.clone()),
         "compute_local_program_env" => {
@@ -88,6 +91,11 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "compute_local_program_running_max" => number(s.compute_local_program_running_max as u64),
         "compute_local_program_waiting_max" => number(s.compute_local_program_waiting_max as u64),
         "compute_local_program_output_bytes_max" => size(s.compute_local_program_output_bytes_max),
+        "compute_local_program_memory_bytes_max" => size(s.compute_local_program_memory_bytes_max),
+        "compute_local_program_files_max" => number(s.compute_local_program_files_max),
+        "compute_local_program_file_bytes_max" => size(s.compute_local_program_file_bytes_max),
+        "compute_local_program_pool" => s.compute_local_program_pool.and_then(|pool| number(pool as u64)),
+        "compute_local_program_pool_age" => time(s.compute_local_program_pool_age),
         _ => None,
     }
 }

@@ -116,12 +116,21 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_IDEMPOTENCY_KEYS_MAX", default_value_t = 1_000_000, value_name = "N")]
     pub idempotency_keys_max: u64,
 
+    /// How much of one core computing ahead may take for each endpoint, in percent, 1 to 100
+    #[arg(long, env = "HEARTH_COMPUTE_POOL_CPU_PERCENT", default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub compute_pool_cpu_percent: u32,
     /// Threads that compute /cpu
     #[arg(long, env = "HEARTH_COMPUTE_CPU_THREADS", default_value_t = default_threads(), value_name = "N")]
     pub compute_cpu_threads: usize,
-    /// Answers of /cpu that may be computed or waited for at once; further requests get 429
-    #[arg(long, env = "HEARTH_COMPUTE_CPU_WAITING_MAX", default_value_t = 1024, value_name = "N")]
+    /// Sums of /cpu that may be waited for at once, those of ?count=N counted each; further requests get 429
+    #[arg(long, env = "HEARTH_COMPUTE_CPU_WAITING_MAX", default_value_t = 16_384, value_name = "N")]
     pub compute_cpu_waiting_max: usize,
+    /// Sums of /cpu that are computed ahead and kept ready; 0 computes each when it is asked for
+    #[arg(long, env = "HEARTH_COMPUTE_CPU_POOL", default_value_t = 16_384, value_name = "N", value_parser = pool_size)]
+    pub compute_cpu_pool: usize,
+    /// How old such a sum may be when it is handed out
+    #[arg(long, env = "HEARTH_COMPUTE_CPU_POOL_AGE", default_value = "5m", value_name = "TIME", value_parser = duration)]
+    pub compute_cpu_pool_age: Duration,
     /// Absolute path of what /local_program runs [default: the shipped very_important_value]
     #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_PATH", value_name = "FILE")]
     pub compute_local_program_path: Option<PathBuf>,
@@ -147,6 +156,22 @@ pub struct Settings {
     /// as much gets it killed
     #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_OUTPUT_BYTES_MAX", default_value = "64KiB", value_name = "SIZE", value_parser = size)]
     pub compute_local_program_output_bytes_max: ByteSize,
+    /// Bytes of memory that each of its processes may have to write in (RLIMIT_DATA)
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_MEMORY_BYTES_MAX", default_value = "1GiB", value_name = "SIZE", value_parser = size)]
+    pub compute_local_program_memory_bytes_max: ByteSize,
+    /// Descriptors that each of its processes may have open (RLIMIT_NOFILE)
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_FILES_MAX", default_value_t = 256, value_name = "N")]
+    pub compute_local_program_files_max: u64,
+    /// Bytes of the largest file that it may write (RLIMIT_FSIZE)
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_FILE_BYTES_MAX", default_value = "64MiB", value_name = "SIZE", value_parser = size)]
+    pub compute_local_program_file_bytes_max: ByteSize,
+    /// Exit statuses of runs made ahead, before anybody asks; 0 runs it only when it is asked for
+    /// [default: 16 for the shipped program, 0 for another one: it may do more than exit]
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_POOL", value_name = "N", value_parser = pool_size)]
+    pub compute_local_program_pool: Option<usize>,
+    /// How long ago such a run may have ended when its status is handed out
+    #[arg(long, env = "HEARTH_COMPUTE_LOCAL_PROGRAM_POOL_AGE", default_value = "10s", value_name = "TIME", value_parser = duration)]
+    pub compute_local_program_pool_age: Duration,
 }
 
 /// `NAME=VALUE` of an environment.
@@ -201,6 +226,8 @@ impl Settings {
             ("storage.checkpoint_interval", self.storage_checkpoint_interval),
             ("idempotency.window", self.idempotency_window),
             ("compute.local_program.timeout", self.compute_local_program_timeout),
+            ("compute.cpu.pool_age", self.compute_cpu_pool_age),
+            ("compute.local_program.pool_age", self.compute_local_program_pool_age),
         ];
         for (key, value) in least {
             if value < Duration::from_millis(10) {
@@ -335,6 +362,13 @@ fn variable(text: &str) -> Result<Variable, String> {
         }
         _ => Err("must be NAME=VALUE".to_owned()),
     }
+}
+
+/// A number of results small enough to have room for all of them.
+fn pool_size(text: &str) -> Result<usize, String> {
+    const MAX: usize = 1_000_000;
+    let size = text.parse::<usize>().ok().filter(|size| *size <= MAX);
+    size.ok_or_else(|| format!("must be a number from 0 to {MAX}"))
 }
 
 fn default_threads() -> usize {

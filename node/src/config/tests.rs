@@ -26,7 +26,10 @@ fn flags_go_before_the_file() {
 
 #[test]
 fn wrong_input_names_the_key() {
-    let in_args: [(&[&str], &str); 13] = [
+    let in_args: [(&[&str], &str); 16] = [
+        (&["--compute-pool-cpu-percent", "0"], "--compute-pool-cpu-percent <N>"),
+        (&["--compute-cpu-pool", "1000001"], "must be a number from 0 to 1000000"),
+        (&["--compute-cpu-pool-age", "1ms"], "compute.cpu.pool_age: 1ms is less than 10ms"),
         (&["--nmae", "x"], "unexpected argument '--nmae' found; a similar argument exists: '--name'"),
         (&["--name", "a b"], "'a b' for '--name <NAME>'"),
         (&["--request-timeout", "5"], "--request-timeout <TIME>"),
@@ -77,6 +80,7 @@ fn what_is_printed_gives_the_same_again() {
         "--compute-local-program-path=/bin/true",
         "--compute-local-program-args=-a",
         "--compute-local-program-env=A=B=C",
+        "--compute-local-program-pool=3",
         "--insecure",
     ];
     let printed = print(&load_args(&args).unwrap());

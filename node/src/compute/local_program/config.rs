@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::compute::pool::PoolConfig;
+
 /// The program and its limits. Nothing here comes from a request.
 #[derive(Debug, Clone)]
 pub struct LocalProgramConfig {
@@ -25,6 +27,14 @@ pub struct LocalProgramConfig {
     /// `compute.local_program.output_bytes_max`: how much of its output is kept for the log, at least 1. The
     /// rest is read and discarded; a program that writes 1024 times as much is killed.
     pub output_bytes_max: usize,
+    /// `compute.local_program.memory_bytes_max`: how much memory each of its processes may have to write in.
+    pub memory_bytes_max: u64,
+    /// `compute.local_program.files_max`: how many descriptors each of its processes may have open.
+    pub files_max: u64,
+    /// `compute.local_program.file_bytes_max`: how large a file it may write.
+    pub file_bytes_max: u64,
+    /// `compute.local_program.pool` and its bounds.
+    pub pool: PoolConfig,
 }
 
 impl LocalProgramConfig {
@@ -33,6 +43,12 @@ impl LocalProgramConfig {
 
     /// Places for running and waiting callers together that a semaphore can hold: far beyond any use.
     const PLACES_MAX: usize = tokio::sync::Semaphore::MAX_PERMITS;
+
+    /// How many programs run at once to fill the pool: half of the places for callers stay free whatever
+    /// happens, and half of the rest is enough.
+    pub fn ahead_max(&self) -> usize {
+        (self.running_max / 4).min(self.pool.size)
+    }
 
     /// Checks everything that does not depend on the file system: the program may be installed later.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -57,6 +73,10 @@ impl LocalProgramConfig {
         }
         if self.running_max.saturating_add(self.waiting_max) > Self::PLACES_MAX {
             return Err(ConfigError::new("compute.local_program.waiting_max", "is absurdly large"));
+        }
+        if self.pool.size > 0 && self.ahead_max() == 0 {
+            let reason = format!("needs running_max to be at least 4, it is {}", self.running_max);
+            return Err(ConfigError::new("compute.local_program.pool", reason));
         }
         if self.output_bytes_max == 0 {
             return Err(ConfigError::new("compute.local_program.output_bytes_max", "is zero"));

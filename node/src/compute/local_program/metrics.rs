@@ -62,7 +62,10 @@ impl Metrics {
             "Local programs that were started and are not yet reaped.",
         )?;
         let exits = IntCounterVec::new(
-            Opts::new("hearth_local_program_exits_total", "Calls of the local program by how they ended."),
+            Opts::new(
+                "hearth_local_program_exits_total",
+                "Runs of the local program, for callers and ahead of them, and refused calls, by how they ended.",
+            ),
             &["outcome"],
         )?;
         for outcome in Outcome::ALL {

@@ -2,14 +2,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, kill_process_group,
-    pidfd_open, waitid, waitpgid,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, kill_process_group, pidfd_open, prlimit, waitpgid,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -40,9 +39,16 @@ pub(super) struct Process {
 impl Process {
     /// Starts the program; returns it and its output, standard output and standard error in one stream.
     ///
-    /// Blocks until the new process has executed the program, about half a millisecond: the standard
-    /// library uses `posix_spawn`, whose cost does not grow with the memory of this process as that of
-    /// `fork` does. All descriptors of this process are close-on-exec, the ones made here included.
+    /// Blocks until the new process has executed the program, about 0.1 ms of work: the standard library uses
+    /// `posix_spawn` as long as nothing is asked for that it cannot do (a closure to run in the child, another
+    /// user, another root), and glibc's `posix_spawn` shares the memory until then as `vfork` does, so that
+    /// its cost does not grow with the memory of this process as that of `fork` does. The group, the directory,
+    /// the environment and the descriptors are among what it can do. All descriptors of this process are
+    /// close-on-exec, the ones made here included.
+    ///
+    /// Resource limits are not: they are set from here, when the program has been executed but has barely
+    /// begun. What it forks within those microseconds would keep the node's limits; a launcher between us
+    /// and the program would close that gap, and cost as much as the program itself.
     ///
     /// Must be called within a Tokio runtime.
     pub(super) fn start(config: &LocalProgramConfig) -> io::Result<(Self, Output)> {
@@ -63,7 +69,9 @@ impl Process {
         let id = Pid::from_child(&child);
         // Closes our copies of the writing end.
         drop(command);
-        match pidfd_open(id, PidfdFlags::empty()).map_err(io::Error::from).and_then(watch) {
+        let watched =
+            limit(id, config).and_then(|()| pidfd_open(id, PidfdFlags::empty()).map_err(io::Error::from));
+        match watched.and_then(watch) {
             Ok(exited) => {
                 Ok((Self { id, exited, reaped: false }, Output::new(reader, config.output_bytes_max)))
             }
@@ -94,19 +102,69 @@ impl Process {
     }
 
     /// Waits until the program has exited, kills what it left behind in its group, and collects its status.
-    pub(super) async fn reap(mut self) -> io::Result<WaitIdStatus> {
+    pub(super) async fn reap(mut self) -> io::Result<Ended> {
         self.exited().await?;
         self.kill();
         self.collect()
     }
 
     /// Collects the status of the program, which has exited.
-    fn collect(&mut self) -> io::Result<WaitIdStatus> {
-        let status = waitid(WaitId::Pid(self.id), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    fn collect(&mut self) -> io::Result<Ended> {
         // An error means that somebody else collected it: the id is no longer ours in either case.
         self.reaped = true;
-        status?.ok_or_else(|| io::Error::other("a program that has exited has no status"))
+        wait(self.id)?.ok_or_else(|| io::Error::other("a program that has exited has no status"))
     }
+}
+
+/// What is known of a program that has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// How it ended.
+    pub(super) status: ExitStatus,
+    /// The processor time that it used, and that of those children which it has waited for.
+    pub(super) used: Duration,
+}
+
+/// Reaps a child if it has exited. Neither the standard library nor rustix tells what a child has used.
+fn wait(id: Pid) -> io::Result<Option<Ended>> {
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    #[allow(unsafe_code, reason = "there is no safe wrapper")]
+    // SAFETY: both pointers are to values of ours that live until the call returns.
+    let reaped = unsafe { libc::wait4(id.as_raw_pid(), &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+    match reaped {
+        0 => return Ok(None),
+        -1 => return Err(io::Error::last_os_error()),
+        _ => {}
+    }
+    #[allow(unsafe_code, reason = "the kernel has written it")]
+    // SAFETY: it was zeroed, which is a valid value, and the kernel has filled it in since.
+    let usage = unsafe { usage.assume_init() };
+    let time = |time: libc::timeval| {
+        let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or_default());
+        seconds + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or_default())
+    };
+    let used = time(usage.ru_utime) + time(usage.ru_stime);
+    Ok(Some(Ended { status: ExitStatus::from_raw(status), used }))
+}
+
+/// Sets the limits of a process that has just been started. Its children inherit them.
+fn limit(id: Pid, config: &LocalProgramConfig) -> io::Result<()> {
+    let limits = [
+        (Resource::Data, config.memory_bytes_max),
+        (Resource::Nofile, config.files_max),
+        (Resource::Fsize, config.file_bytes_max),
+        (Resource::Core, 0),
+    ];
+    for (resource, limit) in limits {
+        let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+        match prlimit(Some(id), resource, limit) {
+            // Raising a limit above the node's own hard limit is not allowed: that one holds then.
+            Ok(_) | Err(rustix::io::Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Process {

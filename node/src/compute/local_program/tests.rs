@@ -9,6 +9,7 @@ use rustix::process::test_kill_process;
 use tempfile::TempDir;
 
 use super::*;
+use crate::compute::pool::PoolConfig;
 
 /// How long a condition may take to come true: far longer than it does.
 const BOUND: Duration = Duration::from_secs(20);
@@ -23,6 +24,10 @@ fn config(program: impl Into<PathBuf>, args: &[&str]) -> LocalProgramConfig {
         running_max: 4,
         waiting_max: 4,
         output_bytes_max: 1024,
+        memory_bytes_max: 1 << 30,
+        files_max: 256,
+        file_bytes_max: 1 << 20,
+        pool: PoolConfig::OFF,
     }
 }
 
@@ -40,11 +45,16 @@ struct Subject {
 impl Subject {
     fn new(config: LocalProgramConfig) -> Self {
         let registry = Registry::new();
-        Self { program: LocalProgram::new(config, &registry).unwrap(), registry }
+        let metrics = ComputeMetrics::register(&registry).unwrap();
+        Self { program: LocalProgram::new(config, &registry, &metrics).unwrap(), registry }
+    }
+
+    async fn answer(&self) -> Result<Answer<u8>, LocalProgramError> {
+        tokio::time::timeout(BOUND, self.program.run()).await.expect("no answer")
     }
 
     async fn run(&self) -> Result<u8, LocalProgramError> {
-        tokio::time::timeout(BOUND, self.program.run()).await.expect("no answer")
+        self.answer().await.map(|answer| answer.value)
     }
 
     /// The value of a metric, given as the text format shows it.
@@ -163,10 +173,13 @@ fn bad_settings_name_their_key() {
         (LocalProgramConfig { timeout: Duration::ZERO, ..good.clone() }, "timeout"),
         (LocalProgramConfig { running_max: 0, ..good.clone() }, "running_max"),
         (LocalProgramConfig { waiting_max: usize::MAX, ..good.clone() }, "waiting_max"),
+        (LocalProgramConfig { pool: pool(1), running_max: 3, ..good.clone() }, "pool"),
         (LocalProgramConfig { output_bytes_max: 0, ..good }, "output_bytes_max"),
     ];
     for (config, key) in table {
-        let error = LocalProgram::new(config, &Registry::new()).err().unwrap().to_string();
+        let registry = Registry::new();
+        let metrics = ComputeMetrics::register(&registry).unwrap();
+        let error = LocalProgram::new(config, &registry, &metrics).err().unwrap().to_string();
         assert!(error.starts_with(&format!("compute.local_program.{key}: ")), "{error}");
     }
 }
@@ -353,10 +366,98 @@ async fn beyond_the_limits_callers_are_refused() {
     let another = call();
     fs::write(&lock, "").unwrap();
     for caller in callers.into_iter().take(4).chain([another]) {
-        assert_eq!(caller.await.unwrap().unwrap(), 8);
+        assert_eq!(caller.await.unwrap().unwrap().value, 8);
     }
     assert_eq!((subject.exits("overloaded"), subject.exits("ok"), begun()), (1, 5, 5));
     subject.idle().await;
+}
+
+fn pool(size: usize) -> PoolConfig {
+    PoolConfig { size, age_max: Duration::from_secs(3600), cpu_percent: 100 }
+}
+
+const READY: &str = "hearth_compute_pool_ready{endpoint=\"local_program\"}";
+
+#[tokio::test]
+async fn programs_run_ahead_and_each_status_is_handed_out_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = dir.path().join("runs");
+    // The n-th run exits with n.
+    let script = format!("echo >> {runs}; exit $(/usr/bin/wc -l < {runs})", runs = runs.display());
+    // One at a time, so that no two count the same.
+    let subject = Subject::new(LocalProgramConfig { pool: pool(3), running_max: 4, ..shell(&script) });
+    until("three are ready", || subject.metric(READY) == 3).await;
+    for wanted in 1..=3 {
+        let answer = subject.answer().await.unwrap();
+        assert_eq!(answer, Answer { value: wanted, source: Source::Pool });
+    }
+    // Drained, it is filled again.
+    until("three are ready again", || subject.metric(READY) == 3).await;
+    assert_eq!(subject.answer().await.unwrap().source, Source::Pool);
+    let source = "hearth_compute_source_total{endpoint=\"local_program\",source=\"pool\"}";
+    assert_eq!(subject.metric(source), 4);
+}
+
+#[tokio::test]
+async fn programs_that_run_ahead_are_nicer_and_few() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lock, seen) = (dir.path().join("lock"), dir.path().join("seen"));
+    let script = format!(
+        "/usr/bin/cut -d' ' -f19 /proc/$$/stat >> {}; until [ -e {} ]; do /bin/sleep 0.01; done; exit 8",
+        seen.display(),
+        lock.display()
+    );
+    let subject = Subject::new(LocalProgramConfig { pool: pool(100), running_max: 8, ..shell(&script) });
+    let lines = || fs::read_to_string(&seen).unwrap_or_default().lines().count();
+    until("two run ahead", || lines() == 2).await;
+    // Callers are not kept waiting: six more run at once.
+    let call = || {
+        let program = subject.program.clone();
+        tokio::spawn(async move { program.run().await })
+    };
+    let callers: Vec<_> = (0..6).map(|_| call()).collect();
+    until("eight run", || lines() == 8).await;
+    let niceness = fs::read_to_string(&seen).unwrap();
+    let niceness: Vec<&str> = niceness.lines().collect();
+    assert_eq!(niceness.iter().filter(|nice| **nice == "19").count(), 2, "{niceness:?}");
+    fs::write(&lock, "").unwrap();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap(), Answer { value: 8, source: Source::Live });
+    }
+}
+
+#[tokio::test]
+async fn what_fails_ahead_is_not_handed_out() {
+    let subject = Subject::new(LocalProgramConfig { pool: pool(3), ..shell("kill -9 $$") });
+    until("one has failed", || subject.exits("signal") >= 1).await;
+    let error = subject.run().await.unwrap_err();
+    assert!(matches!(error, LocalProgramError::Signal { signal: 9 }), "{error}");
+    assert_eq!(subject.metric(READY), 0);
+}
+
+#[tokio::test]
+async fn what_runs_ahead_ends_with_the_last_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, leader, child) = forking(&dir, "wait");
+    let subject = Subject::new(LocalProgramConfig { pool: pool(1), ..config });
+    let (leader, child) = (written_pid(&leader).await, written_pid(&child).await);
+    assert!(alive(leader) && alive(child));
+    drop(subject);
+    until("both are dead", || !alive(leader) && !alive(child)).await;
+}
+
+#[tokio::test]
+async fn limits_are_set() {
+    // They are set when the program has begun: it looks until it sees them.
+    let script = "until [ \"$(ulimit -n) $(ulimit -d) $(ulimit -f) $(ulimit -c)\" = '77 524288 2048 0' ]; \
+                  do /bin/sleep 0.01; done; exit 6";
+    let limits = LocalProgramConfig {
+        memory_bytes_max: 512 << 20,
+        files_max: 77,
+        file_bytes_max: 1 << 20,
+        ..shell(script)
+    };
+    assert_eq!(Subject::new(limits).run().await.unwrap(), 6);
 }
 
 /// Names a directory for [`first_process`]; its presence makes that the process that adopts orphans.
@@ -410,7 +511,7 @@ async fn programs_per_second() {
             let program = subject.program.clone();
             tokio::spawn(async move {
                 for _ in 0..RUNS / CALLERS {
-                    assert!(program.run().await.unwrap() < 100);
+                    assert!(program.run().await.unwrap().value < 100);
                 }
             })
         })

@@ -1,0 +1,102 @@
+//! `compute`: what the compute endpoints give, and what they take from the store.
+//!
+//! ```text
+//! cargo run --release -p hearth-cluster --bin compute
+//! cargo run --release -p hearth-cluster --bin compute -- --only cpu,burst --seconds 10
+//! ```
+//!
+//! | part | what is measured | what is wanted |
+//! |---|---|---|
+//! | `cpu` | `/cpu` live against `/livez`, an empty route, on the same node | 70 % of its throughput |
+//! | `burst` | 10,000 requests of `/cpu` with a full pool against 10,000 of `/livez` | 95 % |
+//! | `program` | `/local_program` live against `os.system` in Python on one thread | three times as many |
+//! | `slow` | 200 calls of `/local_program` at once without its lock file | all answered within 3.5 s |
+//! | `yield` | writes while every node of three computes all it can for a minute | no election, p99 at most three times that without |
+//!
+//! Every load is a closed loop: N connections with one request in flight each. What is compared takes turns,
+//! round by round, and the median counts, so that what else the machine does meets both.
+//!
+//! Known shortcomings: clients and servers share the processors. The threads that load compute in `yield` are
+//! as nice as can be, because they stand for other machines; those that write are not.
+
+mod connection;
+mod load;
+mod old_way;
+mod parts;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
+
+/// Measures the compute endpoints.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Parts measured, in this order.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "cpu,burst,program,slow,yield")]
+    only: Vec<Part>,
+    /// Seconds of each window.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Rounds, of which the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of full compute load in `yield`.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    yield_seconds: u64,
+    /// Connections.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    connections: u32,
+    /// Further flags for every node, after `--`.
+    #[arg(last = true)]
+    flags: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Cpu,
+    Burst,
+    Program,
+    Slow,
+    Yield,
+}
+
+// One thread: the load must not take a second processor from the servers.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // An interrupt has to drop what `run` holds: the servers and their directory.
+    let ended = tokio::select! {
+        ended = run(&arguments) => ended,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compute: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing: run it with --release");
+    let measure = parts::Measure {
+        rounds: arguments.rounds,
+        window: Duration::from_secs(arguments.seconds),
+        loaded: Duration::from_secs(arguments.yield_seconds),
+        connections: arguments.connections,
+        flags: arguments.flags.clone(),
+    };
+    for part in &arguments.only {
+        match part {
+            Part::Cpu => measure.cpu().await?,
+            Part::Burst => measure.burst().await?,
+            Part::Program => measure.program().await?,
+            Part::Slow => measure.slow().await?,
+            Part::Yield => measure.yields().await?,
+        }
+    }
+    Ok(())
+}
