@@ -15,6 +15,7 @@ use crate::peer::message::{ReadRefusalV1, StatusV1, WriteRefusalV1};
 use crate::proposal::{Outcome, Proposal};
 use crate::rounds::Rounds;
 use crate::state::Published;
+use crate::store::stall::Stall;
 use crate::types::{Command, Raft};
 
 /// Bounds of what a leader takes on.
@@ -38,6 +39,7 @@ pub(crate) struct Local {
     metrics: Arc<StoreMetrics>,
     read_index: Coalesced<Result<u64, ReadRefusalV1>>,
     pub(crate) disk: Arc<Disk>,
+    pub(crate) stall: Stall,
     http_advertise: String,
 }
 
@@ -48,6 +50,7 @@ impl Local {
         limits: Limits,
         metrics: StoreMetrics,
         disk: Arc<Disk>,
+        stall: Stall,
         http_advertise: String,
     ) -> Arc<Self> {
         let asking = raft.clone();
@@ -58,7 +61,18 @@ impl Local {
         let rounds = Rounds::new(raft.clone());
         let room = Arc::new(Semaphore::new(limits.proposals_max));
         let metrics = Arc::new(metrics);
-        Arc::new(Self { raft, published, limits, room, rounds, metrics, read_index, disk, http_advertise })
+        Arc::new(Self {
+            raft,
+            published,
+            limits,
+            room,
+            rounds,
+            metrics,
+            read_index,
+            disk,
+            stall,
+            http_advertise,
+        })
     }
 
     /// Proposes `command` and waits until it is applied here, which is after a majority has it on
@@ -101,9 +115,13 @@ impl Local {
         self.rounds.propose(&self.raft, proposal).await;
     }
 
-    /// Refuses what would grow the data past the limit, or while the disk is nearly full. Deletes, and
-    /// overwrites that do not grow it, always pass.
+    /// Refuses what would grow the data past the limit, or while the disk is nearly full; deletes, and
+    /// overwrites that do not grow it, pass. And everything while the disk stalls.
     fn check_room(&self, command: &Command) -> Result<(), WriteRefusalV1> {
+        // It hands over; whoever asks tries again with the next leader.
+        if self.stall.lasting().is_some() {
+            return Err(WriteRefusalV1::NotLeader(None));
+        }
         let data_bytes_max = self.limits.data_bytes_max;
         let view = self.published.view();
         let disk_low = self.disk.is_low();

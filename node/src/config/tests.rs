@@ -26,7 +26,7 @@ fn flags_go_before_the_file() {
 
 #[test]
 fn wrong_input_names_the_key() {
-    let in_args: [(&[&str], &str); 13] = [
+    let in_args: [(&[&str], &str); 14] = [
         (&["--nmae", "x"], "unexpected argument '--nmae' found; a similar argument exists: '--name'"),
         (&["--name", "a b"], "'a b' for '--name <NAME>'"),
         (&["--request-timeout", "5"], "--request-timeout <TIME>"),
@@ -40,6 +40,7 @@ fn wrong_input_names_the_key() {
         (&["--initial-cluster", "n2=a:1"], "initial_cluster: it does not list this node, n1"),
         (&["--raft-heartbeat-interval", "200ms"], "raft.heartbeat_interval: 200ms is not between"),
         (&["--raft-election-timeout-max", "300ms"], "raft.election_timeout_max: 300ms is not above"),
+        (&["--storage-stall-timeout", "500ms"], "storage.stall_timeout: 500ms is below"),
     ];
     for (args, message) in in_args {
         let error = load_args(args).unwrap_err().to_string();

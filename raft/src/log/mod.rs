@@ -19,13 +19,14 @@
 //! record rides along with the next append. Losing it costs a restart nothing but a later apply.
 
 pub(crate) mod records;
+mod underway;
 
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Deref, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -34,6 +35,8 @@ use raft_log::api::raft_log_writer::RaftLogWriter;
 use raft_log::{Callback, RaftLog};
 
 use self::records::{StoredPayload, WalTypes};
+use self::underway::Begun;
+pub(crate) use self::underway::Underway;
 use crate::codec::{LogIdV1, VoteV1};
 use crate::lock::once_free;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
@@ -100,6 +103,7 @@ struct Shared {
     synced: Condvar,
     read_bytes_max: u64,
     fsync_seconds: Histogram,
+    underway: Arc<Underway>,
 }
 
 /// Guarded by one std mutex: every holder only touches memory, or reads an old chunk.
@@ -150,6 +154,7 @@ impl LogStore {
                 synced: Condvar::new(),
                 read_bytes_max: options.read_bytes_max,
                 fsync_seconds,
+                underway: Arc::default(),
             }))),
         })
     }
@@ -159,13 +164,18 @@ impl LogStore {
         self.shared.lock().log.on_disk_size()
     }
 
+    /// The fdatasyncs that are under way.
+    pub(crate) fn underway(&self) -> Arc<Underway> {
+        Arc::clone(&self.shared.underway)
+    }
+
     /// Hands everything appended so far to the disk and waits until it is durable.
     async fn sync(&self) -> io::Result<()> {
         let (done, synced) = tokio::sync::oneshot::channel();
         {
             let mut wal = self.shared.lock();
             wal.check()?;
-            wal.log.flush(true, Some(OnSynced::Signal(done)))?;
+            wal.log.flush(true, Some(OnSynced::Signal(done, self.shared.underway.begin())))?;
         }
         synced.await.map_err(|_| io::Error::other("the log's flush worker stopped"))?
     }
@@ -195,8 +205,8 @@ impl Wal {
     fn sync_group(&mut self, shared: &Arc<Shared>) {
         let group = std::mem::take(&mut self.waiting);
         self.syncing = true;
-        let on_synced =
-            OnSynced::Group(GroupSynced { shared: Arc::clone(shared), group, begun: Instant::now() });
+        let begun = shared.underway.begin();
+        let on_synced = OnSynced::Group(GroupSynced { shared: Arc::clone(shared), group, begun });
         // The callback is dropped, and with it the group, when the worker is gone: openraft
         // notices through the next append, which fails the same way.
         if let Err(error) = self.log.flush(true, Some(on_synced)) {
@@ -210,13 +220,13 @@ impl Wal {
 /// What the flush worker calls after each write.
 enum OnSynced {
     Group(GroupSynced),
-    Signal(tokio::sync::oneshot::Sender<io::Result<()>>),
+    Signal(tokio::sync::oneshot::Sender<io::Result<()>>, Begun),
 }
 
 struct GroupSynced {
     shared: Arc<Shared>,
     group: Vec<IOFlushed<TypeConfig>>,
-    begun: Instant,
+    begun: Begun,
 }
 
 impl Callback for OnSynced {
@@ -224,7 +234,10 @@ impl Callback for OnSynced {
         match self {
             OnSynced::Group(synced) => synced.complete(result),
             // The waiter may have gone away; then nobody relies on the answer.
-            OnSynced::Signal(done) => drop(done.send(result)),
+            OnSynced::Signal(done, begun) => {
+                drop(begun);
+                drop(done.send(result));
+            }
         }
     }
 }
@@ -234,6 +247,7 @@ impl GroupSynced {
     /// meanwhile.
     fn complete(self, result: io::Result<()>) {
         self.shared.fsync_seconds.observe(self.begun.elapsed().as_secs_f64());
+        drop(self.begun);
         let report = |callback: IOFlushed<TypeConfig>, result: &io::Result<()>| {
             callback.io_completed(match result {
                 Ok(()) => Ok(()),

@@ -5,9 +5,11 @@
 //! until the caller's time is up; what may have been proposed is never sent again.
 
 mod errors;
+mod handover;
 mod options;
 mod reads;
 mod routes;
+pub(crate) mod stall;
 mod status;
 mod tasks;
 
@@ -18,7 +20,6 @@ use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
-use openraft::metrics::RaftMetrics;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -26,9 +27,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::errors::{OpenError, ReadError, WriteError, Written};
+use self::handover::HandOver;
 pub use self::options::StoreOptions;
 use self::reads::{PROOF_AGE_WANTED, Reads};
 use self::routes::Routes;
+use self::stall::Stall;
 pub use self::status::{MemberReport, MemberStatus, Standing};
 use crate::bootstrap;
 use crate::command::{Command, Op};
@@ -44,10 +47,7 @@ use crate::peer::network::{Factory, Peers};
 use crate::peer::server::{self, Service};
 use crate::state::checkpoint::Checkpoints;
 use crate::state::{Published, StateMachine, View};
-use crate::types::{Raft, TypeConfig};
-
-/// How long a leader that stops waits for its successor.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::types::Raft;
 
 /// The replicated store of one node.
 pub struct Store {
@@ -151,18 +151,22 @@ impl Store {
             proposals_max: options.proposals_max,
             request_timeout: options.request_timeout,
         };
+        let stall = Stall::new(log.underway(), options.stall_timeout);
         let local = Local::new(
             raft.clone(),
             published.clone(),
             limits,
             metrics,
             Arc::clone(&disk),
+            stall.clone(),
             options.http_advertise.clone(),
         );
 
         let mut tasks = Vec::new();
         let (leadership, leadership_task) = routes::watch_leadership(&raft, &gauges);
         tasks.push(leadership_task);
+        let hand_over = HandOver::new(raft.clone(), leadership.clone());
+        tasks.push(tokio::spawn(stall::watch(stall, raft.clone(), hand_over, gauges.clone())));
         tasks.push(tokio::spawn(Arc::clone(&disk).watch()));
         let service = Arc::new(Service {
             identity: identity.clone(),
@@ -302,6 +306,7 @@ impl Store {
             is_caught_up: *self.caught_up.borrow(),
             apply_lag: committed.saturating_sub(self.published.view().revision()),
             is_disk_low: self.routes.local.disk.is_low(),
+            fsync_stall: self.routes.local.stall.lasting(),
         }
     }
 
@@ -373,25 +378,7 @@ impl Store {
 
     /// If this node leads: asks the voter that is furthest to take over, and waits for it, bounded.
     pub async fn hand_over(&self) {
-        let metrics: RaftMetrics<TypeConfig> = self.raft.metrics().borrow_watched().clone();
-        let Some(replication) = metrics.replication.filter(|_| self.routes.leadership.borrow().here) else {
-            return;
-        };
-        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let successor = replication
-            .into_iter()
-            .filter(|(id, _)| *id != self.identity.node_id && voters.contains(id))
-            .max_by_key(|(_, matched)| *matched);
-        let Some((successor, _)) = successor else { return };
-        if let Err(error) = self.raft.trigger().transfer_leader(successor).await {
-            tracing::warn!(%error, "cannot hand leadership over");
-            return;
-        }
-        let mut leadership = self.routes.leadership.clone();
-        let moved = leadership.wait_for(|now| !now.here && now.leader.is_some());
-        if tokio::time::timeout(TRANSFER_TIMEOUT, moved).await.is_err() {
-            tracing::warn!(successor, "no other node took leadership over in {TRANSFER_TIMEOUT:?}");
-        }
+        HandOver::new(self.raft.clone(), self.routes.leadership.clone()).and_wait().await;
     }
 }
 
