@@ -36,6 +36,7 @@ mod identity;
 mod local;
 mod lock;
 mod log;
+mod marker;
 mod metrics;
 mod peer;
 mod proposal;

@@ -7,8 +7,9 @@
 //! much as the difference. All of it runs on a thread of low priority: it may take its time.
 //!
 //! Every sled directory is a *generation*, `state/00000001`. Installing a snapshot fills the next
-//! generation; the meta row, written last, makes it valid, and then the old one is removed. A crash
-//! at any point leaves the old or the new state, never a mixture.
+//! generation, then the marker `state/current` is set to it, and then the old one is removed. A crash
+//! at any point leaves the old or the new state, never a mixture; and a generation that the marker names
+//! and that is not there, or not whole, is damage.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,11 +21,14 @@ use prometheus::{Histogram, IntGauge};
 
 use crate::codec;
 use crate::lock::once_free;
+use crate::marker;
 use crate::state::journal::{self, JournalWriter};
 use crate::state::rows::{self, AGES, AgesV1, KEY, KeyV1, META, MetaV1, Rows};
 use crate::state::{Record, State, View};
 use crate::types::StoredMembership;
 
+/// What the marker begins with. Its number is the generation that counts.
+const CURRENT_MAGIC: &[u8; 8] = b"HEARTHG\x01";
 /// sled's page cache. Nothing reads through it; the default would be 1 GiB.
 const SLED_CACHE_BYTES: u64 = 8 << 20;
 /// sled writes back by itself this often; only then does it also reclaim space.
@@ -51,46 +55,48 @@ struct Generation {
 }
 
 impl Checkpoints {
-    /// Opens the newest valid generation in `dir`, or begins the first, and loads its state.
+    /// Begins the first generation in `dir`, with an empty state, unless there is one already.
     ///
     /// # Errors
-    /// `InvalidData` naming the generation and the row when anything is damaged; what the file
+    /// As [`Checkpoints::open`].
+    pub(crate) fn create(dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)?;
+        if current(dir)?.is_none() {
+            let first = fill(dir, 1, &State::default())?;
+            set_current(dir, first.number)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the current generation in `dir`, and loads its state.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the generation and the row when anything is damaged or missing; what the file
     /// system says otherwise.
     pub(crate) fn open(
         dir: &Path,
         duration_seconds: Histogram,
         written_unix_seconds: IntGauge,
     ) -> io::Result<(Self, View)> {
-        fs::create_dir_all(dir)?;
-        let mut numbers = generations(dir)?;
-        let (current, last) = loop {
-            let Some(number) = numbers.pop() else {
-                break (fill(dir, 1, &State::default())?, Arc::default());
-            };
-            let path = generation_path(dir, number);
-            let db = open_sled(&path)?;
-            if db.get(META).map_err(sled_error)?.is_some() {
-                finish_interrupted(dir, number, &db)
-                    .map_err(|error| in_generation(&dir.join("journal"), &error))?;
-                let last = Arc::new(load(&db).map_err(|error| in_generation(&path, &error))?);
-                break (Generation { number, db }, last);
+        let number = current(dir)?.ok_or_else(|| missing(&current_path(dir)))?;
+        let path = generation_path(dir, number);
+        // sled would make what it does not find.
+        for file in [path.join("conf"), path.join("db")] {
+            if !file.is_file() {
+                return Err(missing(&file));
             }
-            // Without a meta row it was never finished. Then it is either the first one of a new
-            // node and empty, or an older one still holds the state.
-            if numbers.is_empty() && db.iter().next().is_some() {
-                let error = io::Error::new(io::ErrorKind::InvalidData, "rows without a meta row");
-                return Err(in_generation(&path, &error));
-            }
-            drop(db);
-            fs::remove_dir_all(&path)?;
-        };
-        for number in numbers {
-            fs::remove_dir_all(generation_path(dir, number))?;
+        }
+        let db = open_sled(&path)?;
+        finish_interrupted(dir, number, &db).map_err(|error| in_generation(&dir.join("journal"), &error))?;
+        let last = Arc::new(load(&db).map_err(|error| in_generation(&path, &error))?);
+        // What a crash left of a next one, or of the one before.
+        for other in generations(dir)?.into_iter().filter(|other| *other != number) {
+            fs::remove_dir_all(generation_path(dir, other))?;
         }
         let checkpoints = Self {
             dir: dir.to_owned(),
             last: ArcSwap::new(Arc::clone(&last)),
-            current: Mutex::new(Some(current)),
+            current: Mutex::new(Some(Generation { number, db })),
             duration_seconds,
             written_unix_seconds,
         };
@@ -153,6 +159,7 @@ impl Checkpoints {
         let mut current = self.lock();
         let current = current.as_mut().ok_or_else(closed)?;
         let next = fill(&self.dir, current.number + 1, &view)?;
+        set_current(&self.dir, next.number)?;
         let old = std::mem::replace(current, next);
         self.last.store(view);
         let old_path = generation_path(&self.dir, old.number);
@@ -184,6 +191,25 @@ fn closed() -> io::Error {
 
 fn generation_path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("{number:08}"))
+}
+
+fn current_path(dir: &Path) -> PathBuf {
+    dir.join("current")
+}
+
+/// The generation that counts; `None` before the first.
+fn current(dir: &Path) -> io::Result<Option<u32>> {
+    let Some([number]) = marker::read(&current_path(dir), CURRENT_MAGIC)? else { return Ok(None) };
+    u32::try_from(number).map(Some).map_err(io::Error::other)
+}
+
+/// Makes generation `number` count, durably and atomically. It must be durable itself.
+fn set_current(dir: &Path, number: u32) -> io::Result<()> {
+    marker::write(&current_path(dir), CURRENT_MAGIC, [u64::from(number)])
+}
+
+fn missing(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{} is missing", path.display()))
 }
 
 /// The numbers of the generations in `dir`, ascending.
@@ -230,13 +256,12 @@ fn fill(dir: &Path, number: u32, state: &State) -> io::Result<Generation> {
     for (name, list) in &state.ages {
         rows::write_ages(&mut batches, name, None, list)?;
     }
-    batches.finish()?;
-    // The meta row may only become durable after everything that it vouches for.
-    sync(&db, &path)?;
-    let mut batches = Batches::new(&db);
     rows::write_meta(&mut batches, &MetaV1::from(state))?;
     batches.finish()?;
     sync(&db, &path)?;
+    for file in fs::read_dir(&path)? {
+        File::open(file?.path())?.sync_all()?;
+    }
     File::open(&path)?.sync_all()?;
     File::open(dir)?.sync_all()?;
     Ok(Generation { number, db })

@@ -4,6 +4,7 @@
 //! the peer connection. What certainly was not proposed is sent again, to whoever leads by then,
 //! until the caller's time is up; what may have been proposed is never sent again.
 
+mod at_rest;
 mod errors;
 mod handover;
 mod options;
@@ -13,7 +14,6 @@ pub(crate) mod stall;
 mod status;
 mod tasks;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::at_rest::AtRest;
 pub use self::errors::{OpenError, ReadError, WriteError, Written};
 use self::handover::HandOver;
 pub use self::options::StoreOptions;
@@ -38,7 +39,7 @@ use crate::command::{Command, Op};
 use crate::disk::Disk;
 use crate::identity::{DataDir, DataDirError, Identity};
 use crate::local::{Limits, Local};
-use crate::log::{LogOptions, LogStore};
+use crate::log::LogStore;
 use crate::metrics::{RaftGauges, StateMetrics, StoreMetrics};
 use crate::peer::Lane;
 use crate::peer::hello::{self, ConnectError, HelloV1, Refusal};
@@ -92,51 +93,29 @@ impl Store {
         let config = Arc::new(options::raft_config(&options)?);
         let (data_dir, identity) = DataDir::open(&options.data_dir, &options.name)?;
         let data_dir = Arc::new(data_dir);
-        let identity = match identity {
-            Some(identity) => {
-                // The others may be starting as well, and ask the same at this moment.
-                tokio::select! {
-                    checked = check_same_cluster(&options, &identity) => checked?,
-                    never = server::answer_hellos(&listener, &identity) => match never {},
-                }
-                identity
+        if let Some(identity) = &identity {
+            // The others may be starting as well, and ask the same at this moment.
+            tokio::select! {
+                checked = check_same_cluster(&options, identity) => checked?,
+                never = server::answer_hellos(&listener, identity) => match never {},
             }
+        }
+        // Before anything is opened: that may need the ballast.
+        let disk = Disk::new(&options.data_dir, options.disk_free_min).map_err(OpenError::Storage)?;
+        let identity = match identity {
+            Some(identity) => identity,
             None => {
                 let members = bootstrap::ranked(&options.name, &options.initial_cluster)?;
+                at_rest::create(Arc::clone(&data_dir)).await?;
                 bootstrap::found(&data_dir, &listener, &options.name, members).await?
             }
         };
 
-        // Before anything is opened: that may need the ballast.
-        let disk = Disk::new(&options.data_dir, options.disk_free_min).map_err(OpenError::Storage)?;
         let state_metrics = StateMetrics::register(registry)?;
         let metrics = StoreMetrics::register(registry)?;
         let gauges = RaftGauges::register(registry)?;
-        let log_dir = data_dir.subdirectory("log")?;
-        let state_dir = data_dir.subdirectory("state")?;
-        let snapshot_dir = data_dir.subdirectory("snapshot")?;
-        let opening = {
-            let (registry, state_metrics, snapshot_dir) =
-                (registry.clone(), state_metrics.clone(), snapshot_dir.clone());
-            tokio::task::spawn_blocking(move || {
-                remove_files(&snapshot_dir)?;
-                let log = LogStore::open(&log_dir, &LogOptions::default(), &registry)
-                    .map_err(|error| storage_error("log", &log_dir, &error))?;
-                let (checkpoints, view) = Checkpoints::open(
-                    &state_dir,
-                    state_metrics.checkpoint_duration_seconds,
-                    state_metrics.checkpoint_written_unix_seconds,
-                )?;
-                Ok((log, checkpoints, view))
-            })
-        };
-        let (log, checkpoints, view) = opening
-            .await
-            .map_err(|error| OpenError::Storage(std::io::Error::other(error)))?
-            .map_err(|error: std::io::Error| match error.kind() {
-                std::io::ErrorKind::InvalidData => OpenError::Damaged(error),
-                _ => OpenError::Storage(error),
-            })?;
+        let AtRest { log, checkpoints, view, snapshot_dir } =
+            at_rest::open(Arc::clone(&data_dir), registry, &state_metrics).await?;
         let checkpoints = Arc::new(checkpoints);
         let published = Published::new(Arc::clone(&view));
         let machine =
@@ -422,15 +401,4 @@ async fn check_same_cluster(options: &StoreOptions, identity: &Identity) -> Resu
         cluster_id: identity.cluster_id,
         answers: foreign.join(", "),
     })
-}
-
-fn remove_files(dir: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        std::fs::remove_file(entry?.path())?;
-    }
-    Ok(())
-}
-
-fn storage_error(what: &str, path: &Path, error: &std::io::Error) -> std::io::Error {
-    std::io::Error::new(error.kind(), format!("{what} in {}: {error}", path.display()))
 }

@@ -4,14 +4,20 @@ use super::*;
 use crate::command::Op;
 use crate::state::tests::{age, apply, content, put, sample_state, state_after};
 
+/// Of a new node, or of one that was there before.
 fn open(dir: &Path) -> io::Result<(Checkpoints, View)> {
+    Checkpoints::create(dir)?;
+    reopen(dir)
+}
+
+fn reopen(dir: &Path) -> io::Result<(Checkpoints, View)> {
     let duration = Histogram::with_opts(prometheus::HistogramOpts::new("d", "d")).unwrap();
     Checkpoints::open(dir, duration, IntGauge::new("w", "w").unwrap())
 }
 
 fn reopened(checkpoints: Checkpoints, dir: &TempDir) -> (Checkpoints, View) {
     drop(checkpoints);
-    open(dir.path()).unwrap()
+    reopen(dir.path()).unwrap()
 }
 
 #[test]
@@ -68,25 +74,94 @@ fn an_older_view_does_not_undo_a_newer_checkpoint() {
     assert_eq!(durable.revision(), 2);
 }
 
+/// Every state that a kill within [`Checkpoints::replace`] can leave: the old or the new, never anything
+/// between, and no start fails.
 #[test]
 fn replacing_is_atomic() {
-    let dir = TempDir::new().unwrap();
-    let (checkpoints, _) = open(dir.path()).unwrap();
-    checkpoints.write_now(Arc::new(state_after([put("old", b"1")]))).unwrap();
+    let (old, new) = (state_after([put("old", b"1"), put("a", b"of the old")]), sample_state());
+    let old_on_disk = TempDir::new().unwrap();
+    let (checkpoints, _) = open(old_on_disk.path()).unwrap();
+    checkpoints.write_now(Arc::new(old.clone())).unwrap();
+    drop(checkpoints);
+    let next = TempDir::new().unwrap();
+    drop(fill(next.path(), 2, &new).unwrap());
+    let row_count = sled::open(next.path().join("00000002")).unwrap().iter().count();
 
-    // A generation that was never finished: the old one counts.
-    let db = open_sled(&generation_path(dir.path(), 2)).unwrap();
-    db.insert("kx", "half").unwrap();
-    drop(db);
-    let (checkpoints, loaded) = reopened(checkpoints, &dir);
-    assert!(loaded.keys.contains_key("old"));
-    assert_eq!(generations(dir.path()).unwrap(), [1]);
+    // What is done to a directory with the old state, and which one must be found.
+    type Step<'a> = Box<dyn Fn(&Path) + 'a>;
+    let complete = |dir: &Path| copy_all(&next.path().join("00000002"), &dir.join("00000002"));
+    let mut steps: Vec<(String, Step<'_>, &State)> = vec![
+        ("nothing yet".into(), Box::new(|_| {}), &old),
+        ("an empty directory".into(), Box::new(|dir| fs::create_dir(dir.join("00000002")).unwrap()), &old),
+        ("complete, not counted".into(), Box::new(complete), &old),
+        (
+            "the marker half written".into(),
+            Box::new(|dir| {
+                complete(dir);
+                fs::write(dir.join("current.new"), b"HEART").unwrap();
+            }),
+            &old,
+        ),
+    ];
+    for rows in 0..row_count {
+        let source = next.path();
+        let some = move |dir: &Path| {
+            let whole = sled::open(source.join("00000002")).unwrap();
+            let part = open_sled(&dir.join("00000002")).unwrap();
+            for row in whole.iter().take(rows) {
+                let (key, value) = row.unwrap();
+                part.insert(key, value).unwrap();
+            }
+        };
+        steps.push((format!("{rows} of {row_count} rows"), Box::new(some), &old));
+    }
+    let files: Vec<PathBuf> = all_files(&old_on_disk.path().join("00000001"));
+    for removed in 0..=files.len() {
+        let gone: Vec<PathBuf> = files[..removed]
+            .iter()
+            .map(|file| file.strip_prefix(old_on_disk.path()).unwrap().to_owned())
+            .collect();
+        let counted = move |dir: &Path| {
+            complete(dir);
+            set_current(dir, 2).unwrap();
+            for file in &gone {
+                fs::remove_file(dir.join(file)).unwrap();
+            }
+        };
+        steps.push((format!("counted, {removed} files of the old one removed"), Box::new(counted), &new));
+    }
 
-    let new = sample_state();
-    checkpoints.replace(Arc::new(new.clone())).unwrap();
-    assert_eq!(generations(dir.path()).unwrap(), [2]);
-    let (_, loaded) = reopened(checkpoints, &dir);
-    assert_eq!(content(&loaded), content(&new));
+    for (step, make, expected) in steps {
+        let dir = TempDir::new().unwrap();
+        copy_all(old_on_disk.path(), dir.path());
+        make(dir.path());
+        let (checkpoints, loaded) = reopen(dir.path()).unwrap_or_else(|error| panic!("{step}: {error}"));
+        assert_eq!(content(&loaded), content(expected), "{step}");
+        // It goes on from there, and the next one is installed over whatever is left.
+        let newer = state_after((0..20).map(|n| put(&format!("n{n}"), b"newer")));
+        checkpoints.replace(Arc::new(newer.clone())).unwrap();
+        assert_eq!(generations(dir.path()).unwrap().len(), 1, "{step}");
+        assert_eq!(content(&reopened(checkpoints, &dir).1), content(&newer), "{step}");
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for file in all_files(from) {
+        let target = to.join(file.strip_prefix(from).unwrap());
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(&file, target).unwrap();
+    }
+}
+
+/// In the order of their paths.
+fn all_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(all_files(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
 }
 
 #[test]
@@ -101,7 +176,7 @@ fn damage_is_found_and_named() {
         ),
         ("a lost key", |db| drop(db.remove("ka").unwrap()), "2 keys, 2 names"),
         ("a flipped bit in the meta row", |db| flip(db, META), "row m: checksum does not match"),
-        ("a lost meta row", |db| drop(db.remove(META).unwrap()), "rows without a meta row"),
+        ("a lost meta row", |db| drop(db.remove(META).unwrap()), "row m: missing"),
     ];
     for (name, damage, message) in cases {
         let dir = TempDir::new().unwrap();
@@ -109,7 +184,7 @@ fn damage_is_found_and_named() {
         checkpoints.write_now(Arc::new(sample_state())).unwrap();
         damage(&checkpoints.lock().as_ref().unwrap().db);
         drop(checkpoints);
-        let error = open(dir.path()).err().unwrap_or_else(|| panic!("{name}: not found")).to_string();
+        let error = reopen(dir.path()).err().unwrap_or_else(|| panic!("{name}: not found")).to_string();
         assert!(error.contains(message) && error.contains("00000001"), "{name}: {error}");
     }
 }
