@@ -1,11 +1,12 @@
 //! A node that was away so long that the others' logs no longer hold what it missed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use hearth_cluster::http::Client;
+use anyhow::{Context, Result};
+use hearth_cluster::http::{Client, Outcome};
 use hearth_cluster::workload::{Ledger, Workload};
-use hearth_cluster::{Cluster, Options, wait};
+use hearth_cluster::{Cluster, Options, seed, wait};
+use rand::RngExt;
 
 const PURGED_BOUND: Duration = Duration::from_secs(90);
 
@@ -66,4 +67,120 @@ async fn held(client: &Client, ledger: &Ledger) -> Result<Vec<Option<String>>> {
         values.push(client.key_local(&write.key).await?);
     }
     Ok(values)
+}
+
+const KILLS: usize = 12;
+/// Enough that receiving and installing it takes some hundreds of milliseconds.
+const KEYS: usize = 400;
+const VALUE_BYTES: usize = 60_000;
+
+/// A follower is killed again and again while it receives and installs a snapshot. Whenever that is, it
+/// starts again, with its old state or the new one, and in the end it has caught up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_killed_while_it_installs_a_snapshot_has_the_old_state_or_the_new() {
+    let flags = ["--raft-log-keep-entries=20", "--storage-checkpoint-entries=50"];
+    let options = Options { flags: flags.map(String::from).to_vec(), ..Options::default() };
+    let mut cluster = Cluster::start(options).await.unwrap();
+    let clients: Vec<Client> = cluster.nodes().iter().map(|node| node.client.clone()).collect();
+    let mut random = seed::random(7);
+    let leader = cluster.leader().await.unwrap();
+    let away = (leader + 1) % 3;
+    let value = |number: usize, round: usize| format!("{round}:{number}:{}", "v".repeat(VALUE_BYTES));
+
+    put_all(&clients[leader], |number| value(number, 0)).await;
+    let (mut old_starts, mut new_starts) = (0, 0);
+    let mut took = Duration::from_millis(400);
+    let mut round = 0;
+    // The states that the node may have: what it had when it was killed first, and what it is sent.
+    cluster.wait_converged().await.unwrap();
+    let mut old = stand(&clients[away]).await.unwrap();
+    for kill in 0..KILLS {
+        if cluster.node(away).is_started() {
+            cluster.kill(away).unwrap();
+        }
+        if kill % 3 == 0 {
+            // Behind again: whatever it has by now is the old state.
+            round += 1;
+            put_all(&clients[leader], |number| value(number, round)).await;
+            wait_purged(&clients[leader], old.0).await;
+        }
+        cluster.spawn(away).unwrap();
+        let moment = took.mul_f64(random.random_range(0.0..1.2));
+        let started = Instant::now();
+        let found = first_stand(&clients[away]).await.unwrap();
+        let new = stand(&clients[leader]).await.unwrap();
+        let is_old = found == old;
+        assert!(is_old || found.0 >= new.0, "{found:?} is neither {old:?} nor at least {new:?}");
+        if is_old {
+            old_starts += 1
+        } else {
+            new_starts += 1
+        }
+        if found.0 == new.0 {
+            assert_eq!(found, new, "the same log index, another state");
+        }
+        tokio::time::sleep(moment.saturating_sub(started.elapsed())).await;
+        let installs = clients[away].metric("hearth_raft_snapshot_installs_total").await.unwrap_or(0);
+        println!(
+            "kill {kill}: started with the {} state, killed {} ms later, {installs} installed",
+            if is_old { "old" } else { "new" },
+            started.elapsed().as_millis()
+        );
+        if kill % 3 == 2 {
+            // Once in a while it may finish, which also says how long that takes.
+            cluster.wait_ready().await.unwrap();
+            cluster.wait_converged().await.unwrap();
+            took = started.elapsed().clamp(Duration::from_millis(100), Duration::from_secs(2));
+            old = stand(&clients[away]).await.unwrap();
+            assert_eq!(old, stand(&clients[leader]).await.unwrap());
+        }
+    }
+    println!("{old_starts} starts with the old state, {new_starts} with the new one");
+    assert!(old_starts > 0, "it was never killed before it had the new state");
+
+    for number in (0..KEYS).step_by(37) {
+        let found = clients[away].key_local(&format!("k{number}")).await.unwrap();
+        assert!(found == Some(value(number, round)), "k{number}");
+    }
+}
+
+async fn put_all(client: &Client, value: impl Fn(usize) -> String) {
+    for first in (0..KEYS).step_by(8) {
+        let puts = (first..first + 8).map(|number| {
+            let (client, value) = (client.clone(), value(number));
+            tokio::spawn(async move { client.put_key(&format!("k{number}"), &value).await })
+        });
+        for put in puts.collect::<Vec<_>>() {
+            assert_eq!(put.await.unwrap(), Outcome::Acknowledged);
+        }
+    }
+}
+
+async fn wait_purged(client: &Client, index: u64) {
+    let purged =
+        wait::until(PURGED_BOUND, "the log purged past what the dead node has", async || {
+            match client.metric("hearth_raft_purged_index").await {
+                Ok(purged) if purged > index => Ok(()),
+                other => Err(format!("{other:?}, wanted more than {index}")),
+            }
+        });
+    purged.await.unwrap();
+}
+
+/// What the node says of itself: applied index and state hash, of the same moment.
+async fn stand(client: &Client) -> Result<(u64, String)> {
+    let status = client.get_json("v1/cluster").await?;
+    let name = status["node"].as_str().context("node")?;
+    let members = status["members"].as_array().context("members")?;
+    let own = members.iter().find(|member| member["name"] == name).context("not among the members")?;
+    let index = own["applied_index"].as_u64().context("applied_index")?;
+    Ok((index, own["state_hash"].as_str().context("state_hash")?.to_owned()))
+}
+
+/// The first answer after a start, while the membership may not be known yet.
+async fn first_stand(client: &Client) -> Result<(u64, String)> {
+    wait::until(PURGED_BOUND, "the node answers after a start", async || {
+        stand(client).await.map_err(|error| format!("{error:#}"))
+    })
+    .await
 }

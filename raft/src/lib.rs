@@ -32,6 +32,8 @@ mod codec;
 mod command;
 mod disk;
 mod freshness;
+#[cfg(test)]
+mod golden;
 mod identity;
 mod local;
 mod lock;

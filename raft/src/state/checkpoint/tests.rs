@@ -288,3 +288,69 @@ fn a_lock_that_is_held_is_not_called_damage() {
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
     drop(checkpoints);
 }
+
+/// A flipped bit, a lost sector or a lost end of sled's own file is found, or changes nothing.
+#[test]
+fn damage_to_the_file_of_sled_is_found_or_harmless() {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    let mut state = sample_state();
+    for round in 0..4 {
+        for n in 0..100u64 {
+            let bytes = random.random_range(0..3000);
+            apply(
+                &mut state,
+                10 + round * 100 + n,
+                put(&format!("k{}", random.random_range(0..60)), &vec![7; bytes]),
+            );
+        }
+        checkpoints.write_now(Arc::new(state.clone())).unwrap();
+    }
+    drop(checkpoints);
+    let expected = content(&reopen(dir.path()).unwrap().1);
+    let good = fs::read(dir.path().join("00000001/db")).unwrap();
+    let used = good.iter().rposition(|byte| *byte != 0).unwrap();
+
+    let (mut found, mut harmless) = (0, 0);
+    for number in 0..400 {
+        let mut damaged = good.clone();
+        let at = random.random_range(0..=used);
+        let what = match number % 5 {
+            0 => {
+                let sector = at / 512 * 512;
+                damaged[sector..(sector + 512).min(good.len())].fill(0);
+                format!("512 bytes lost at {sector} of {used}")
+            }
+            1 => {
+                damaged.truncate(at);
+                format!("cut off at {at} of {used}")
+            }
+            _ => {
+                damaged[at] ^= 1 << random.random_range(0..8);
+                format!("a flipped bit at {at} of {used}")
+            }
+        };
+        let copy = TempDir::new().unwrap();
+        copy_all(dir.path(), copy.path());
+        fs::write(copy.path().join("00000001/db"), &damaged).unwrap();
+        match reopen(copy.path()) {
+            Ok((_, loaded)) => {
+                assert_eq!(content(&loaded), expected, "{what} was not found");
+                harmless += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}: {error}");
+                assert!(error.to_string().contains("00000001"), "{what}: {error}");
+                found += 1;
+            }
+        }
+    }
+    println!("{found} found, {harmless} harmless");
+    assert!(found > 0 && harmless > 0);
+}
