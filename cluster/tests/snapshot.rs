@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hearth_cluster::http::{Client, Outcome};
 use hearth_cluster::workload::{Ledger, Workload};
 use hearth_cluster::{Cluster, Options, seed, wait};
@@ -93,7 +93,7 @@ async fn a_node_killed_while_it_installs_a_snapshot_has_the_old_state_or_the_new
     let mut seen = BTreeMap::new();
     let value = |number: usize, round: usize| format!("{round}:{number}:{}", "v".repeat(VALUE_BYTES));
 
-    put_all(&clients[leader], &mut seen, |number| value(number, 0)).await;
+    put_all(&clients[leader], &mut seen, |number| value(number, 0)).await.unwrap();
     let (mut old_starts, mut new_starts, mut receiving, mut installing) = (0, 0, 0, 0);
     let mut round = 0;
     cluster.wait_converged().await.unwrap();
@@ -103,8 +103,8 @@ async fn a_node_killed_while_it_installs_a_snapshot_has_the_old_state_or_the_new
             // Behind again: whatever it has by now is the old state.
             cluster.kill(away).unwrap();
             round += 1;
-            put_all(&clients[leader], &mut seen, |number| value(number, round)).await;
-            wait_purged(&clients[leader], old.0).await;
+            put_all(&clients[leader], &mut seen, |number| value(number, round)).await.unwrap();
+            wait_purged(&clients[leader], old.0).await.unwrap();
         }
         cluster.spawn(away).unwrap();
         let started = Instant::now();
@@ -168,29 +168,37 @@ async fn a_node_killed_while_it_installs_a_snapshot_has_the_old_state_or_the_new
     }
 }
 
+/// Files and directories in `dir`; none while there is no `dir`.
 fn entries(dir: &Path) -> usize {
-    std::fs::read_dir(dir).unwrap().count()
+    std::fs::read_dir(dir).map_or(0, Iterator::count)
 }
 
 /// Sled directories: two while one replaces the other.
 fn generations(dir: &Path) -> usize {
-    std::fs::read_dir(dir).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+    std::fs::read_dir(dir)
+        .map_or(0, |entries| entries.flatten().filter(|entry| entry.path().is_dir()).count())
 }
 
-async fn put_all(client: &Client, seen: &mut BTreeMap<u64, String>, value: impl Fn(usize) -> String) {
+async fn put_all(
+    client: &Client,
+    seen: &mut BTreeMap<u64, String>,
+    value: impl Fn(usize) -> String,
+) -> Result<()> {
     for first in (0..KEYS).step_by(8) {
         let puts = (first..first + 8).map(|number| {
             let (client, value) = (client.clone(), value(number));
             tokio::spawn(async move { client.put_key(&format!("k{number}"), &value).await })
         });
         for put in puts.collect::<Vec<_>>() {
-            assert_eq!(put.await.unwrap(), Outcome::Acknowledged);
+            let outcome = put.await?;
+            ensure!(outcome == Outcome::Acknowledged, "a put: {outcome:?}");
         }
-        seen.extend([stand(client).await.unwrap()]);
+        seen.extend([stand(client).await?]);
     }
+    Ok(())
 }
 
-async fn wait_purged(client: &Client, index: u64) {
+async fn wait_purged(client: &Client, index: u64) -> Result<()> {
     let purged =
         wait::until(PURGED_BOUND, "the log purged past what the dead node has", async || {
             match client.metric("hearth_raft_purged_index").await {
@@ -198,7 +206,7 @@ async fn wait_purged(client: &Client, index: u64) {
                 other => Err(format!("{other:?}, wanted more than {index}")),
             }
         });
-    purged.await.unwrap();
+    purged.await
 }
 
 /// What the node says of itself: applied index and state hash, of the same moment.

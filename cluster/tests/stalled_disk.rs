@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use hearth_cluster::http::{Client, Outcome};
 use hearth_cluster::volume::Volume;
 use hearth_cluster::workload::Workload;
@@ -31,7 +32,7 @@ async fn a_leader_whose_disk_hangs_hands_over_and_nothing_is_lost() {
     let first = Workload::start(&clients, 2, "follower");
     first.wait_acknowledged(&[0, 1, 2], 20, BOUND).await.unwrap();
     let mut frozen = cluster.node(others[0]).volume.as_ref().unwrap().freeze(FROZEN_MAX).unwrap();
-    wait_unready(&clients[others[0]]).await;
+    wait_unready(&clients[others[0]]).await.unwrap();
     first.wait_acknowledged(&[0, 1, 2], 20, BOUND).await.unwrap();
     assert!(!frozen.is_over().unwrap(), "the machine is too slow for this test");
     drop(frozen);
@@ -51,7 +52,7 @@ async fn a_leader_whose_disk_hangs_hands_over_and_nothing_is_lost() {
         begun.elapsed().as_millis()
     );
     first.wait_acknowledged(&others, 20, BOUND).await.unwrap();
-    wait_unready(&clients[leader]).await;
+    wait_unready(&clients[leader]).await.unwrap();
     assert_eq!(clients[leader].metric("hearth_raft_fsync_stalled").await.unwrap(), 1);
     assert_eq!(clients[leader].metric("hearth_raft_stall_hand_overs_total").await.unwrap(), 1);
     assert!(!frozen.is_over().unwrap(), "the machine is too slow for this test");
@@ -78,10 +79,10 @@ async fn a_leader_whose_disk_hangs_hands_over_and_nothing_is_lost() {
 }
 
 /// Waits until a node says that its disk hangs.
-async fn wait_unready(client: &Client) {
+async fn wait_unready(client: &Client) -> Result<()> {
     let unready = wait::until(BOUND, "not ready", async || match client.get("readyz").await {
         Ok(reply) if reply.status == 503 && reply.text().contains("fsync") => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    unready.await.unwrap();
+    unready.await
 }
