@@ -224,6 +224,8 @@ async fn a_truncated_log_is_so_on_disk() {
     assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(LogId::new_term_index(1, 2)));
 }
 
+type Damage<'a> = &'a dyn Fn(&Path);
+
 /// Any file of the log that is gone, or shorter than it was known to be, is noticed before raft-log takes
 /// what is left for the whole, and nothing is touched.
 #[tokio::test]
@@ -251,7 +253,7 @@ async fn a_missing_file_is_noticed() {
             assert_eq!(wal_files(copy.path()), left, "a file was made or removed");
         }
         let newest = files.len() - 1;
-        let cases: [(&str, &dyn Fn(&Path), &str); 4] = [
+        let cases: [(&str, Damage<'_>, &str); 4] = [
             (
                 "the newest file is empty",
                 &|dir| std::fs::write(&wal_files(dir)[newest], "").unwrap(),
