@@ -30,12 +30,14 @@ pub struct Options {
     /// Bytes of a file system of its own for each node's data; needs root. `None`: the temporary
     /// directory's.
     pub volume_bytes: Option<u64>,
+    /// The same on a disk of its own, which can be frozen: see [`Volume::freeze`].
+    pub disk_bytes: Option<u64>,
 }
 
 impl Default for Options {
     /// Three nodes with the default settings.
     fn default() -> Self {
-        Self { nodes: 3, flags: Vec::new(), volume_bytes: None }
+        Self { nodes: 3, flags: Vec::new(), volume_bytes: None, disk_bytes: None }
     }
 }
 
@@ -136,7 +138,11 @@ impl Cluster {
         let mut nodes = Vec::with_capacity(options.nodes);
         for (index, (name, http, peer)) in members.iter().enumerate() {
             let room = directory.path().join(format!("{name}-volume"));
-            let volume = options.volume_bytes.map(|bytes| Volume::mount(&room, bytes)).transpose()?;
+            let volume = match (options.volume_bytes, options.disk_bytes) {
+                (Some(bytes), _) => Some(Volume::mount(&room, bytes)?),
+                (None, Some(bytes)) => Some(Volume::mount_disk(&room, bytes)?),
+                (None, None) => None,
+            };
             let data_dir = volume.as_ref().map_or(directory.path(), Volume::path).join(name);
             let order = members.iter().cycle().skip(index).take(members.len());
             let initial: Vec<String> = order.map(|(name, _, peer)| format!("{name}={peer}")).collect();

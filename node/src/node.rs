@@ -119,6 +119,7 @@ fn store_options(settings: &Settings, http_advertise: String) -> StoreOptions {
         request_timeout: settings.request_timeout,
         data_bytes_max: settings.storage_data_bytes_max.as_u64(),
         disk_free_min: settings.storage_disk_free_min.as_u64(),
+        stall_timeout: settings.storage_stall_timeout,
         proposals_max: settings.raft_proposals_max,
         checkpoint_entries: settings.storage_checkpoint_entries,
         checkpoint_bytes: settings.storage_checkpoint_bytes.as_u64(),

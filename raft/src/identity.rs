@@ -2,22 +2,27 @@
 //!
 //! ```text
 //! DIR/LOCK           held while a process uses the directory
-//! DIR/identity.json  cluster id, node id, name; written once, when the node is founded
+//! DIR/identity.json  cluster id, node id, name; written once, when the node is founded, after log and state
 //! DIR/log/           the Raft log and the vote
+//! DIR/log-newest     which of its files is the newest
 //! DIR/state/         checkpoints in sled, a directory a generation
 //! DIR/ballast        room to start on a full disk
 //! ```
+//!
+//! Log and state are there, empty, before the identity is: a directory with an identity and without one of
+//! them has lost it, and its node must not start as if it had never voted.
 //!
 //! A directory that is not empty and not Hearth's is never touched, and neither is one of another
 //! node or in use by another process.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::marker;
 use crate::peer::hello::Own;
 use crate::types::Member;
 
@@ -108,6 +113,14 @@ pub enum DataDirError {
         /// The directory.
         path: String,
     },
+    /// There is a log or a state, but no identity.
+    #[error(
+        "{path}/identity.json is missing, but the log or the state beside it is not empty: the node cannot tell who it is; put the file back, or empty the directory and replace the member"
+    )]
+    IdentityMissing {
+        /// The directory.
+        path: String,
+    },
     /// The identity file is damaged.
     #[error("{path}: {reason}; the node cannot tell who it is: empty the directory and replace the member")]
     Damaged {
@@ -177,8 +190,13 @@ impl DataDir {
     /// Writes `identity`, durably and atomically.
     pub(crate) fn write_identity(&self, identity: &Identity) -> Result<(), DataDirError> {
         let path = self.path.join(IDENTITY);
-        write_atomically(&path, &identity.to_json())
+        marker::write_atomically(&path, identity.to_json().as_bytes())
             .map_err(|source| DataDirError::Io { path: path.display().to_string(), source })
+    }
+
+    /// The path of the directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A directory below it, created if need be.
@@ -254,15 +272,6 @@ fn read_identity(dir: &Path) -> Result<Option<Identity>, DataDirError> {
     Identity::from_json(&json)
         .map(Some)
         .map_err(|reason| DataDirError::Damaged { path: path.display().to_string(), reason })
-}
-
-fn write_atomically(path: &Path, content: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.write_all(content.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 #[cfg(test)]

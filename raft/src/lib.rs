@@ -34,10 +34,13 @@ mod codec;
 mod command;
 mod disk;
 mod freshness;
+#[cfg(test)]
+mod golden;
 mod identity;
 mod local;
 mod lock;
 mod log;
+mod marker;
 mod metrics;
 mod peer;
 mod proposal;

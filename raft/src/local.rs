@@ -17,6 +17,7 @@ use crate::peer::message::{ReadRefusalV1, StatusV1, WriteRefusalV1};
 use crate::proposal::{Outcome, Proposal};
 use crate::rounds::Rounds;
 use crate::state::Published;
+use crate::store::stall::Stall;
 use crate::types::{Command, Raft};
 
 /// Bounds of what a leader takes on.
@@ -41,6 +42,7 @@ pub(crate) struct Local {
     metrics: Arc<StoreMetrics>,
     read_index: Coalesced<Result<u64, ReadRefusalV1>>,
     pub(crate) disk: Arc<Disk>,
+    pub(crate) stall: Stall,
     http_advertise: String,
 }
 
@@ -51,6 +53,7 @@ impl Local {
         limits: Limits,
         metrics: StoreMetrics,
         disk: Arc<Disk>,
+        stall: Stall,
         http_advertise: String,
     ) -> Arc<Self> {
         let asking = raft.clone();
@@ -72,6 +75,7 @@ impl Local {
             metrics,
             read_index,
             disk,
+            stall,
             http_advertise,
         })
     }
@@ -116,9 +120,13 @@ impl Local {
         self.rounds.propose(&self.raft, proposal).await;
     }
 
-    /// Refuses what would grow the data past the limit, or while the disk is nearly full. Deletes, and
-    /// overwrites that do not grow it, always pass.
+    /// Refuses what would grow the data past the limit, or while the disk is nearly full; deletes, and
+    /// overwrites that do not grow it, pass. And everything while the disk stalls.
     fn check_room(&self, command: &Command) -> Result<(), WriteRefusalV1> {
+        // It hands over; whoever asks tries again with the next leader.
+        if self.stall.lasting().is_some() {
+            return Err(WriteRefusalV1::NotLeader(None));
+        }
         let data_bytes_max = self.limits.data_bytes_max;
         let disk_low = self.disk.is_low();
         if !disk_low && self.published.data_bytes() + command.bytes().len() as u64 <= data_bytes_max {

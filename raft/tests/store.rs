@@ -25,6 +25,7 @@ fn options(dir: &Path, peer: String) -> StoreOptions {
         proposals_max: 100,
         checkpoint_entries: 10,
         checkpoint_bytes: 1 << 20,
+        stall_timeout: Duration::from_secs(2),
         checkpoint_interval: Duration::from_secs(60),
         log_keep_entries: 5,
         log_catch_up_bytes: 1 << 30,

@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
-    let options = Options { nodes: arguments.nodes, flags: arguments.flags, volume_bytes: None };
+    let options = Options { nodes: arguments.nodes, flags: arguments.flags, ..Options::default() };
     let mut cluster = Cluster::start(options).await?;
     let leader = cluster.leader().await?;
     tokio::time::sleep(Duration::from_secs(arguments.settle_seconds)).await;

@@ -73,6 +73,7 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "storage_disk_free_min" => size(s.storage_disk_free_min),
         "storage_checkpoint_entries" => number(s.storage_checkpoint_entries),
         "storage_checkpoint_bytes" => size(s.storage_checkpoint_bytes),
+        "storage_stall_timeout" => time(s.storage_stall_timeout),
         "storage_checkpoint_interval" => time(s.storage_checkpoint_interval),
         "idempotency_window" => time(s.idempotency_window),
         "idempotency_keys_max" => number(s.idempotency_keys_max),

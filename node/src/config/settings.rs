@@ -99,6 +99,10 @@ pub struct Settings {
     /// Free bytes on the disk of data_dir below which the data may not grow; deletes still work
     #[arg(long, env = "HEARTH_STORAGE_DISK_FREE_MIN", default_value = "256MiB", value_name = "SIZE", value_parser = size)]
     pub storage_disk_free_min: ByteSize,
+    /// How long an fsync of the log may take; a leader that waits longer hands over, and the node is not
+    /// ready meanwhile. At least raft.election_timeout_max: a hand-over costs about as much as it
+    #[arg(long, env = "HEARTH_STORAGE_STALL_TIMEOUT", default_value = "2s", value_name = "TIME", value_parser = duration)]
+    pub storage_stall_timeout: Duration,
     /// Log entries after which the state is written to disk and the log can shrink
     #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_ENTRIES", default_value_t = 300_000, value_name = "N")]
     pub storage_checkpoint_entries: u64,
@@ -263,6 +267,12 @@ impl Settings {
         if min >= max {
             return Err(format!(
                 "raft.election_timeout_max: {max:?} is not above raft.election_timeout_min, {min:?}"
+            ));
+        }
+        if self.storage_stall_timeout < max {
+            return Err(format!(
+                "storage.stall_timeout: {:?} is below raft.election_timeout_max, {max:?}",
+                self.storage_stall_timeout
             ));
         }
         if let Some(listed) = self.listed() {

@@ -26,7 +26,7 @@ fn flags_go_before_the_file() {
 
 #[test]
 fn wrong_input_names_the_key() {
-    let in_args: [(&[&str], &str); 16] = [
+    let in_args: [(&[&str], &str); 17] = [
         (&["--compute-pool-cpu-percent", "0"], "--compute-pool-cpu-percent <N>"),
         (&["--compute-cpu-pool", "1000001"], "must be a number from 0 to 1000000"),
         (&["--compute-cpu-pool-age", "1ms"], "compute.cpu.pool_age: 1ms is less than 10ms"),
@@ -43,6 +43,7 @@ fn wrong_input_names_the_key() {
         (&["--initial-cluster", "n2=a:1"], "initial_cluster: it does not list this node, n1"),
         (&["--raft-heartbeat-interval", "200ms"], "raft.heartbeat_interval: 200ms is not between"),
         (&["--raft-election-timeout-max", "300ms"], "raft.election_timeout_max: 300ms is not above"),
+        (&["--storage-stall-timeout", "500ms"], "storage.stall_timeout: 500ms is below"),
     ];
     for (args, message) in in_args {
         let error = load_args(args).unwrap_err().to_string();

@@ -55,6 +55,10 @@ fn checks(app: &App) -> Vec<Check> {
         (true, _) => Ok(()),
     };
     checks.push(("caught_up", caught_up));
+    let stall = standing.fsync_stall.map_or(Ok(()), |lasting| {
+        Err(format!("an fsync of the log has not returned for {:.1} s", lasting.as_secs_f64()))
+    });
+    checks.push(("fsync", stall));
     checks.push(("disk", verdict(!standing.is_disk_low, "less than storage.disk_free_min is free")));
     checks
 }

@@ -12,28 +12,39 @@
 //!   they never reorder. See openraft's `docs::protocol::io_ordering`.
 //! - A failed write or fsync is never retried: the failure sticks, every waiter and every later
 //!   call gets it, openraft stops, and so does the node (invariant 6).
+//! - A chunk file that is gone is noticed. raft-log finds a gap between two chunks, but without its
+//!   newest file a log only looks shorter than it was. So the marker `log-newest` beside the directory
+//!   names a chunk and how far it reached, and it is written before anything in the next chunk is
+//!   reported durable.
 //! - The log is purged only as far as openraft asks, and openraft only asks for what a checkpoint
 //!   durably holds (invariant 4, see [`crate::state`]).
 //!
 //! **Absent on purpose.** `save_committed` writes no fsync and not even a write of its own: the
 //! record rides along with the next append. Losing it costs a restart nothing but a later apply.
 
+mod files;
 pub(crate) mod records;
+mod underway;
 
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Deref, RangeBounds};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use prometheus::{Histogram, HistogramOpts, Registry};
 use raft_log::api::raft_log_writer::RaftLogWriter;
+use raft_log::chunked_wal::Segment;
+use raft_log::codeq::Span as _;
 use raft_log::{Callback, RaftLog};
 
+use self::files::Newest;
 use self::records::{StoredPayload, WalTypes};
+use self::underway::Begun;
+pub(crate) use self::underway::Underway;
 use crate::codec::{LogIdV1, VoteV1};
 use crate::lock::once_free;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
@@ -100,6 +111,8 @@ struct Shared {
     synced: Condvar,
     read_bytes_max: u64,
     fsync_seconds: Histogram,
+    underway: Arc<Underway>,
+    newest_path: PathBuf,
 }
 
 /// Guarded by one std mutex: every holder only touches memory, or reads an old chunk.
@@ -109,16 +122,42 @@ struct Wal {
     waiting: Vec<IOFlushed<TypeConfig>>,
     /// Whether an fdatasync is under way; when it ends it starts the next one.
     syncing: bool,
+    /// Where the newest chunk begins that the marker names, or will name when the fdatasync under way
+    /// has returned.
+    newest: u64,
+    /// Where the log ends, in bytes since it was created.
+    end: u64,
+    /// Records since `newest` was found out, at most.
+    records: usize,
+    chunk_bytes: u64,
     /// The first failure of a write or fsync. It never goes away.
     failed: Option<String>,
 }
 
 impl LogStore {
-    /// Opens or creates the log in `dir`, which must exist. A torn last record is cut off.
+    /// Creates an empty log in `dir`, which must exist, unless there is one already.
     ///
     /// # Errors
-    /// What the file system says, or `InvalidData` when a record is damaged.
+    /// What the file system says.
+    pub fn create(dir: &Path) -> io::Result<()> {
+        let path = files::newest_path(dir);
+        if Newest::read(&path)?.is_some() {
+            return Ok(());
+        }
+        let config = Arc::new(raft_log::Config::new(dir.display()));
+        let log = once_free(|| RaftLog::<WalTypes>::open(Arc::clone(&config)))?;
+        let chunk = log.stat().open_chunk;
+        files::sync(dir)?;
+        Newest { path, chunk: chunk.chunk_id.0, durable_end: chunk.global_end }.write()
+    }
+
+    /// Opens the log in `dir`. A torn last record is cut off.
+    ///
+    /// # Errors
+    /// What the file system says, or `InvalidData` when a record is damaged or a file is missing.
     pub fn open(dir: &Path, options: &LogOptions, registry: &Registry) -> io::Result<Self> {
+        let newest_path = files::newest_path(dir);
+        files::check(dir, &newest_path)?;
         let mut config = raft_log::Config::new(dir.display());
         config.log_cache_max_items = Some(CHUNK_RECORDS_MAX);
         config.log_cache_capacity = Some(options.cache_bytes);
@@ -143,20 +182,56 @@ impl LogStore {
 
         let config = Arc::new(config);
         let log = once_free(|| RaftLog::open(Arc::clone(&config)))?;
-        let wal = Wal { log, waiting: Vec::new(), syncing: false, failed: None };
+        files::check_first_entry(&log)?;
+        // A process that was killed may have written what it had no time to sync. openraft takes what
+        // it reads now for durable.
+        files::sync(dir)?;
+        let open_chunk = log.stat().open_chunk;
+        let wal = Wal {
+            log,
+            waiting: Vec::new(),
+            syncing: false,
+            newest: open_chunk.chunk_id.0,
+            end: open_chunk.global_end,
+            records: usize::try_from(open_chunk.records_count).unwrap_or(usize::MAX),
+            chunk_bytes: options.chunk_bytes as u64,
+            failed: None,
+        };
+        // What is left of a crash between a new chunk and its marker. And nothing was cut off: what is
+        // here from now on is what was found.
+        Newest { path: newest_path.clone(), chunk: wal.newest, durable_end: wal.end }.write()?;
         Ok(Self {
             shared: Arc::new(Owner(Arc::new(Shared {
                 wal: Mutex::new(wal),
                 synced: Condvar::new(),
                 read_bytes_max: options.read_bytes_max,
                 fsync_seconds,
+                underway: Arc::default(),
+                newest_path,
             }))),
         })
+    }
+
+    /// Whether nothing was ever written to it.
+    pub fn is_blank(&self) -> bool {
+        let wal = self.shared.lock();
+        let state = wal.log.log_state();
+        state.vote().is_none() && state.last().is_none() && state.purged().is_none()
+    }
+
+    /// Up to where the log is purged.
+    pub fn purged(&self) -> Option<LogId> {
+        self.shared.lock().log.log_state().purged().map(|id| id.0.into())
     }
 
     /// Bytes that the log takes on disk.
     pub fn disk_bytes(&self) -> u64 {
         self.shared.lock().log.on_disk_size()
+    }
+
+    /// The fdatasyncs that are under way.
+    pub(crate) fn underway(&self) -> Arc<Underway> {
+        Arc::clone(&self.shared.underway)
     }
 
     /// Hands everything appended so far to the disk and waits until it is durable.
@@ -165,7 +240,8 @@ impl LogStore {
         {
             let mut wal = self.shared.lock();
             wal.check()?;
-            wal.log.flush(true, Some(OnSynced::Signal(done)))?;
+            let synced = wal.synced(&self.shared);
+            wal.log.flush(true, Some(OnSynced::Signal(done, synced)))?;
         }
         synced.await.map_err(|_| io::Error::other("the log's flush worker stopped"))?
     }
@@ -191,12 +267,35 @@ impl Wal {
         }
     }
 
+    /// Takes note of what was appended to raft-log.
+    fn appended(&mut self, segment: Segment, records: usize) {
+        self.end = segment.end().0;
+        self.records += records;
+    }
+
+    /// What is to be done when the next fdatasync has returned.
+    fn synced(&mut self, shared: &Shared) -> Synced {
+        // raft-log's own condition for beginning a new chunk; looking is not for every group.
+        let may_be_new = self.end - self.newest >= self.chunk_bytes || self.records >= CHUNK_RECORDS_MAX;
+        let newest = may_be_new.then(|| self.log.stat().open_chunk);
+        let newest = newest.filter(|chunk| chunk.chunk_id.0 != self.newest).map(|chunk| {
+            self.newest = chunk.chunk_id.0;
+            self.records = usize::try_from(chunk.records_count).unwrap_or(usize::MAX);
+            Newest {
+                path: shared.newest_path.clone(),
+                chunk: chunk.chunk_id.0,
+                durable_end: chunk.global_end,
+            }
+        });
+        Synced { newest, begun: shared.underway.begin() }
+    }
+
     /// Starts the fdatasync for everything that waits.
     fn sync_group(&mut self, shared: &Arc<Shared>) {
         let group = std::mem::take(&mut self.waiting);
         self.syncing = true;
-        let on_synced =
-            OnSynced::Group(GroupSynced { shared: Arc::clone(shared), group, begun: Instant::now() });
+        let synced = self.synced(shared);
+        let on_synced = OnSynced::Group(GroupSynced { shared: Arc::clone(shared), group, synced });
         // The callback is dropped, and with it the group, when the worker is gone: openraft
         // notices through the next append, which fails the same way.
         if let Err(error) = self.log.flush(true, Some(on_synced)) {
@@ -210,13 +309,30 @@ impl Wal {
 /// What the flush worker calls after each write.
 enum OnSynced {
     Group(GroupSynced),
-    Signal(tokio::sync::oneshot::Sender<io::Result<()>>),
+    Signal(tokio::sync::oneshot::Sender<io::Result<()>>, Synced),
+}
+
+/// An fdatasync that is under way.
+struct Synced {
+    /// The chunk that began since the one before.
+    newest: Option<Newest>,
+    begun: Begun,
+}
+
+impl Synced {
+    /// Runs on the flush worker: what it answers may be reported. Whatever fails here is a failed fsync.
+    fn end(self, result: io::Result<()>) -> io::Result<()> {
+        result.and_then(|()| match &self.newest {
+            Some(newest) => newest.write(),
+            None => Ok(()),
+        })
+    }
 }
 
 struct GroupSynced {
     shared: Arc<Shared>,
     group: Vec<IOFlushed<TypeConfig>>,
-    begun: Instant,
+    synced: Synced,
 }
 
 impl Callback for OnSynced {
@@ -224,7 +340,7 @@ impl Callback for OnSynced {
         match self {
             OnSynced::Group(synced) => synced.complete(result),
             // The waiter may have gone away; then nobody relies on the answer.
-            OnSynced::Signal(done) => drop(done.send(result)),
+            OnSynced::Signal(done, synced) => drop(done.send(synced.end(result))),
         }
     }
 }
@@ -233,7 +349,8 @@ impl GroupSynced {
     /// Runs on the flush worker: reports the group, then starts the next one if any appends came in
     /// meanwhile.
     fn complete(self, result: io::Result<()>) {
-        self.shared.fsync_seconds.observe(self.begun.elapsed().as_secs_f64());
+        self.shared.fsync_seconds.observe(self.synced.begun.elapsed().as_secs_f64());
+        let result = self.synced.end(result);
         let report = |callback: IOFlushed<TypeConfig>, result: &io::Result<()>| {
             callback.io_completed(match result {
                 Ok(()) => Ok(()),
@@ -329,7 +446,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut wal = self.shared.lock();
             wal.check()?;
-            wal.log.save_vote(records::WalVote(VoteV1::from(*vote)))?;
+            let segment = wal.log.save_vote(records::WalVote(VoteV1::from(*vote)))?;
+            wal.appended(segment, 1);
         }
         self.sync().await
     }
@@ -341,7 +459,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         // After a snapshot was installed openraft may commit past the local log; the state itself
         // then says how far it got.
         if wal.log.log_state().last() >= Some(&committed) {
-            wal.log.commit(committed)?;
+            let segment = wal.log.commit(committed)?;
+            wal.appended(segment, 1);
         }
         Ok(())
     }
@@ -357,11 +476,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut wal = self.shared.lock();
         wal.check()?;
-        wal.log.append(
-            entries
-                .into_iter()
-                .map(|entry| (records::WalLogId(LogIdV1::from(entry.log_id)), StoredPayload(entry.payload))),
-        )?;
+        let mut records = 0;
+        let segment = wal.log.append(entries.into_iter().map(|entry| {
+            records += 1;
+            (records::WalLogId(LogIdV1::from(entry.log_id)), StoredPayload(entry.payload))
+        }))?;
+        wal.appended(segment, records);
         wal.waiting.push(callback);
         if !wal.syncing {
             wal.sync_group(&self.shared);
@@ -369,21 +489,29 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
+    /// Durable when it returns. Entries that follow would make it so, but what follows may be a snapshot,
+    /// which is installed elsewhere: with that on disk and the entries that contradict it still in the log
+    /// no node would start.
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        let mut wal = self.shared.lock();
-        wal.check()?;
-        let next = last_log_id.map_or(0, |id| id.index + 1);
-        // Nothing follows: raft-log would call that an error.
-        if wal.log.log_state().last().is_some_and(|last| last.0.index >= next) {
-            wal.log.truncate(next)?;
+        {
+            let mut wal = self.shared.lock();
+            wal.check()?;
+            let next = last_log_id.map_or(0, |id| id.index + 1);
+            // Nothing follows: raft-log would call that an error.
+            if wal.log.log_state().last().is_none_or(|last| last.0.index < next) {
+                return Ok(());
+            }
+            let segment = wal.log.truncate(next)?;
+            wal.appended(segment, 1);
         }
-        Ok(())
+        self.sync().await
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
         let mut wal = self.shared.lock();
         wal.check()?;
-        wal.log.purge(records::WalLogId(log_id.into()))?;
+        let segment = wal.log.purge(records::WalLogId(log_id.into()))?;
+        wal.appended(segment, 1);
         // Chunk files are removed only behind a synced purge record.
         wal.log.flush(true, None)
     }

@@ -328,3 +328,6 @@ pub(crate) fn snapshot_meta(
 ) -> Result<SnapshotMeta, CodecError> {
     Ok(SnapshotMeta { last_log_id: last_log_id.map(Into::into), last_membership: membership.try_into()? })
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,9 +6,11 @@
 //! survive a power loss. The two views share what did not change, so finding the difference costs as
 //! much as the difference. All of it runs on a thread of low priority: it may take its time.
 //!
-//! Every sled directory is a *generation*, `state/00000001`. A received snapshot fills a generation of
-//! its own while it arrives; when all of it is durable, installing it is one step, see [`generation`]. A
-//! crash at any point leaves the old or the new state, never a mixture.
+//! Every sled directory is a *generation*, `state/00000001`, and the marker `state/current` names the one
+//! that counts. A received snapshot fills a generation of its own while it arrives; when all of it is
+//! durable, installing it is setting the marker, see [`generation`]. A crash at any point leaves the old
+//! or the new state, never a mixture; and a generation that the marker names and that is not there, or not
+//! whole, is damage.
 
 use std::fs;
 use std::io::{self, Read};
@@ -22,16 +24,15 @@ use prometheus::{Histogram, IntGauge};
 
 use crate::background;
 use crate::codec;
-use crate::state::generation::{self, Batches, Generation, in_generation, sled_error};
+use crate::state::generation::{
+    self, Batches, Generation, current_path, generation_path, generations, in_generation, sled_error,
+};
 use crate::state::journal::{self, JournalWriter};
 use crate::state::rows::{self, AGES, ANSWER, AgesV1, AnswerV1, KEY, KeyV1, META, MetaV1, Rows};
 use crate::state::{Record, State, View, content_type, snapshot};
-use crate::types::{LogId, StoredMembership};
+use crate::types::StoredMembership;
 
 /// Writes checkpoints; one at a time.
-///
-/// Invariant: of the generations that count, the one with the highest log id is the newest, and no
-/// other is needed.
 pub(crate) struct Checkpoints {
     dir: PathBuf,
     /// What is durable; to be looked at without waiting for a checkpoint.
@@ -73,38 +74,49 @@ impl Drop for Checkpoints {
 }
 
 impl Checkpoints {
-    /// Opens the newest generation in `dir`, or begins the first, and loads its state.
+    /// Begins the first generation in `dir`, with an empty state, unless there is one already.
     ///
     /// # Errors
-    /// `InvalidData` naming the generation and the row when anything is damaged; what the file
+    /// As [`Checkpoints::open`].
+    pub(crate) fn create(dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)?;
+        if generation::current(dir)?.is_none() {
+            fill(Generation::begin(dir, 1)?, &State::default())?.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Opens the current generation in `dir`, and loads its state.
+    ///
+    /// # Errors
+    /// `InvalidData` naming the generation and the row when anything is damaged or missing; what the file
     /// system says otherwise.
     pub(crate) fn open(
         dir: &Path,
         duration_seconds: Histogram,
         written_unix_seconds: IntGauge,
     ) -> io::Result<(Self, View)> {
-        fs::create_dir_all(dir)?;
-        let numbers = generation::remove_unwanted(dir)?;
-        let (current, last) = match newest(dir, &numbers)? {
-            Some(current) => {
-                finish_interrupted(dir, &current)
-                    .map_err(|error| in_generation(&dir.join("journal"), &error))?;
-                let last = load(&current.db).map_err(|error| in_generation(&current.path(), &error))?;
-                (current, Arc::new(last))
+        let number = generation::current(dir)?.ok_or_else(|| generation::missing(&current_path(dir)))?;
+        // sled would make what it does not find.
+        for file in ["conf", "db"].map(|name| generation_path(dir, number).join(name)) {
+            if !file.is_file() {
+                return Err(generation::missing(&file));
             }
-            None => {
-                let first = fill(Generation::begin(dir, 1)?, &State::default())?;
-                first.commit()?;
-                (first, Arc::default())
-            }
-        };
-        let next_number = numbers.last().copied().unwrap_or(0).max(current.number) + 1;
+        }
+        let current = Generation::open(dir, number)?;
+        finish_interrupted(dir, &current).map_err(|error| in_generation(&dir.join("journal"), &error))?;
+        let last = load(&current.db).map_err(|error| in_generation(&current.path(), &error))?;
+        let last = Arc::new(last);
+        // What a crash left of a next one, or of the one before.
+        for other in generations(dir)?.into_iter().filter(|other| *other != number) {
+            fs::remove_dir_all(generation_path(dir, other))?;
+        }
         let checkpoints = Self {
             dir: dir.to_owned(),
             last: ArcSwap::new(Arc::clone(&last)),
             writing: Mutex::new(()),
             current: Mutex::new(Some(Arc::new(current))),
-            next_number: AtomicU32::new(next_number),
+            next_number: AtomicU32::new(number + 1),
             removing: Mutex::default(),
             duration_seconds,
             written_unix_seconds,
@@ -237,38 +249,6 @@ impl Checkpoints {
 
 fn closed() -> io::Error {
     io::Error::other("the store is closed")
-}
-
-/// The generation among `numbers` that holds the newest state; the others are removed. `None` when there
-/// is none that was ever finished.
-fn newest(dir: &Path, numbers: &[u32]) -> io::Result<Option<Generation>> {
-    let mut newest: Option<(Option<LogId>, Generation)> = None;
-    for number in numbers {
-        let found = Generation::open(dir, *number)?;
-        let Some(sealed) = found.db.get(META).map_err(sled_error)? else {
-            // It was never finished. Then it is either the first one of a new node and empty, or
-            // another one holds the state.
-            if numbers.len() == 1 && found.db.iter().next().is_some() {
-                let error = io::Error::new(io::ErrorKind::InvalidData, "rows without a meta row");
-                return Err(in_generation(&found.path(), &error));
-            }
-            found.retire();
-            continue;
-        };
-        let meta = rows::unseal(META, &sealed).ok_or_else(|| bad_row(META, "checksum does not match"));
-        let meta = meta.and_then(|row| Ok(codec::decode::<MetaV1>("meta row", row)?));
-        let meta = meta.map_err(|error| in_generation(&found.path(), &error))?;
-        let last_applied = meta.last_applied.map(LogId::from);
-        match &newest {
-            Some((other, _)) if *other > last_applied => found.retire(),
-            Some((_, other)) => {
-                other.retire();
-                newest = Some((last_applied, found));
-            }
-            None => newest = Some((last_applied, found)),
-        }
-    }
-    Ok(newest.map(|(_, generation)| generation))
 }
 
 /// Fills a generation that was begun with `state`; durable when this returns.

@@ -1,8 +1,7 @@
 //! One sled directory: a whole state at rest.
 //!
-//! While a generation is being filled, a file `NUMBER.unwanted` lies beside it. Taking that away is what
-//! makes it count, whatever else the disk holds, and is one atomic step. Before a generation is removed
-//! it gets that file again. One that has it at start is removed unopened.
+//! The marker `current` names the generation that counts; setting it, once all of another is durable, is
+//! one atomic step. Whatever else lies there is removed at start.
 //!
 //! **Space.** sled gives a segment back when less than half of it is live, and a row that was overwritten
 //! alone lives beside its page until that is rewritten. So a freshly filled generation takes 2.1 times the
@@ -17,8 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::lock::once_free;
+use crate::marker;
 use crate::state::rows::{self, MetaV1, Rows};
 
+/// What the marker begins with. Its number is the generation that counts.
+const CURRENT_MAGIC: &[u8; 8] = b"HEARTHG\x01";
 /// sled's page cache. Nothing reads through it; the default would be 1 GiB.
 const SLED_CACHE_BYTES: u64 = 8 << 20;
 /// sled writes back by itself this often; only then does it also reclaim space.
@@ -28,6 +30,7 @@ const BATCH_ROWS: usize = 1024;
 /// Rows are made durable whenever this many bytes of them were written: one sync of everything at the
 /// end would hold up those of the log, which share the disk.
 const SYNC_BYTES: usize = 8 << 20;
+
 /// A sled directory that is open.
 pub(super) struct Generation {
     pub(super) number: u32,
@@ -68,7 +71,6 @@ impl Generation {
     /// Begins an empty one that does not count yet, and is removed if it never does.
     pub(super) fn begin(dir: &Path, number: u32) -> io::Result<Self> {
         remove(dir, number)?;
-        mark(dir, number)?;
         let db = open_sled(&generation_path(dir, number))?;
         let generation = Self::new(dir, number, db);
         generation.retire();
@@ -101,15 +103,20 @@ impl Generation {
         rows::write_meta(&mut rows, meta)?;
         rows.finish()?;
         self.sync()?;
-        File::open(self.path())?.sync_all()
+        let path = self.path();
+        for file in fs::read_dir(&path)? {
+            File::open(file?.path())?.sync_all()?;
+        }
+        File::open(&path)?.sync_all()?;
+        File::open(&self.remains.dir)?.sync_all()
     }
 
-    /// From here on it counts.
+    /// From here on it counts, and no other does.
     pub(super) fn commit(&self) -> io::Result<()> {
         let Remains { dir, number, unwanted } = &self.remains;
-        fs::remove_file(marker_path(dir, *number))?;
+        set_current(dir, *number)?;
         unwanted.store(false, Ordering::Relaxed);
-        File::open(dir)?.sync_all()
+        Ok(())
     }
 
     /// flush() on Linux is `sync_file_range`: it orders and starts the writes but survives no power
@@ -169,48 +176,39 @@ pub(super) fn generation_path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("{number:08}"))
 }
 
-fn marker_path(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("{number:08}.unwanted"))
+pub(super) fn current_path(dir: &Path) -> PathBuf {
+    dir.join("current")
 }
 
-/// Removes the generations in `dir` that do not count, and gives the numbers of the others,
-/// ascending.
-pub(super) fn remove_unwanted(dir: &Path) -> io::Result<Vec<u32>> {
-    let (mut numbers, mut unwanted) = (Vec::new(), Vec::new());
+/// The generation that counts; `None` before the first.
+pub(super) fn current(dir: &Path) -> io::Result<Option<u32>> {
+    let Some([number]) = marker::read(&current_path(dir), CURRENT_MAGIC)? else { return Ok(None) };
+    u32::try_from(number).map(Some).map_err(io::Error::other)
+}
+
+/// Makes generation `number` count, durably and atomically. It must be durable itself.
+pub(super) fn set_current(dir: &Path, number: u32) -> io::Result<()> {
+    marker::write(&current_path(dir), CURRENT_MAGIC, [u64::from(number)])
+}
+
+pub(super) fn missing(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{} is missing", path.display()))
+}
+
+/// The numbers of the generations in `dir`.
+pub(super) fn generations(dir: &Path) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
     for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if let Some(number) = name.strip_suffix(".unwanted").and_then(|number| number.parse().ok()) {
-            unwanted.push(number);
-        } else if let Ok(number) = name.parse::<u32>() {
+        if let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
             numbers.push(number);
         }
     }
-    for number in &unwanted {
-        remove(dir, *number)?;
-    }
-    numbers.retain(|number| !unwanted.contains(number));
-    numbers.sort_unstable();
     Ok(numbers)
 }
 
-fn mark(dir: &Path, number: u32) -> io::Result<()> {
-    File::create(marker_path(dir, number))?;
-    File::open(dir)?.sync_all()
-}
-
-/// Removes a generation. What is left of it after a crash must not count, so its marker comes first and
-/// goes last.
+/// Removes a generation that does not count.
 fn remove(dir: &Path, number: u32) -> io::Result<()> {
-    if generation_path(dir, number).exists() {
-        mark(dir, number)?;
-    }
-    if_there(fs::remove_dir_all(generation_path(dir, number)))?;
-    if_there(fs::remove_file(marker_path(dir, number)))
-}
-
-fn if_there(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
+    match fs::remove_dir_all(generation_path(dir, number)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

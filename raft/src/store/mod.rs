@@ -5,38 +5,42 @@
 //! until the caller's time is up; what may have been proposed is never sent again, unless it carries an
 //! idempotency key.
 
+mod at_rest;
 mod errors;
 mod expiry;
+mod handover;
 mod options;
 mod reads;
 mod routes;
+pub(crate) mod stall;
 mod status;
 mod tasks;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
-use openraft::metrics::RaftMetrics;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::at_rest::AtRest;
 pub use self::errors::{OpenError, ReadError, WriteError, Written};
+use self::handover::HandOver;
 pub use self::options::StoreOptions;
 use self::reads::{PROOF_AGE_WANTED, Reads};
 use self::routes::Routes;
+use self::stall::Stall;
 pub use self::status::{MemberReport, MemberStatus, Standing};
 use crate::bootstrap;
 use crate::command::{Command, IdempotencyKey, Op};
 use crate::disk::Disk;
 use crate::identity::{DataDir, DataDirError, Identity};
 use crate::local::{Limits, Local};
-use crate::log::{LogOptions, LogStore};
+use crate::log::LogStore;
 use crate::metrics::{RaftGauges, StateMetrics, StoreMetrics};
 use crate::peer::Lane;
 use crate::peer::hello::{self, ConnectError, HelloV1, Refusal};
@@ -45,10 +49,7 @@ use crate::peer::network::{Factory, Peers};
 use crate::peer::server::{self, Service};
 use crate::state::checkpoint::Checkpoints;
 use crate::state::{Published, StateMachine, View};
-use crate::types::{Raft, TypeConfig};
-
-/// How long a leader that stops waits for its successor.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::types::Raft;
 
 /// The replicated store of one node.
 pub struct Store {
@@ -93,48 +94,29 @@ impl Store {
         let config = Arc::new(options::raft_config(&options)?);
         let (data_dir, identity) = DataDir::open(&options.data_dir, &options.name)?;
         let data_dir = Arc::new(data_dir);
-        let identity = match identity {
-            Some(identity) => {
-                // The others may be starting as well, and ask the same at this moment.
-                tokio::select! {
-                    checked = check_same_cluster(&options, &identity) => checked?,
-                    never = server::answer_hellos(&listener, &identity) => match never {},
-                }
-                identity
+        if let Some(identity) = &identity {
+            // The others may be starting as well, and ask the same at this moment.
+            tokio::select! {
+                checked = check_same_cluster(&options, identity) => checked?,
+                never = server::answer_hellos(&listener, identity) => match never {},
             }
+        }
+        // Before anything is opened: that may need the ballast.
+        let disk = Disk::new(&options.data_dir, options.disk_free_min).map_err(OpenError::Storage)?;
+        let identity = match identity {
+            Some(identity) => identity,
             None => {
                 let members = bootstrap::ranked(&options.name, &options.initial_cluster)?;
+                at_rest::create(Arc::clone(&data_dir)).await?;
                 bootstrap::found(&data_dir, &listener, &options.name, members).await?
             }
         };
 
-        // Before anything is opened: that may need the ballast.
-        let disk = Disk::new(&options.data_dir, options.disk_free_min).map_err(OpenError::Storage)?;
         let state_metrics = StateMetrics::register(registry)?;
         let metrics = StoreMetrics::register(registry)?;
         let gauges = RaftGauges::register(registry)?;
-        let log_dir = data_dir.subdirectory("log")?;
-        let state_dir = data_dir.subdirectory("state")?;
-        let opening = {
-            let (registry, state_metrics) = (registry.clone(), state_metrics.clone());
-            tokio::task::spawn_blocking(move || {
-                let log = LogStore::open(&log_dir, &LogOptions::default(), &registry)
-                    .map_err(|error| storage_error("log", &log_dir, &error))?;
-                let (checkpoints, view) = Checkpoints::open(
-                    &state_dir,
-                    state_metrics.checkpoint_duration_seconds,
-                    state_metrics.checkpoint_written_unix_seconds,
-                )?;
-                Ok((log, checkpoints, view))
-            })
-        };
-        let (log, checkpoints, view) = opening
-            .await
-            .map_err(|error| OpenError::Storage(std::io::Error::other(error)))?
-            .map_err(|error: std::io::Error| match error.kind() {
-                std::io::ErrorKind::InvalidData => OpenError::Damaged(error),
-                _ => OpenError::Storage(error),
-            })?;
+        let AtRest { log, checkpoints, view } =
+            at_rest::open(Arc::clone(&data_dir), registry, &state_metrics).await?;
         let checkpoints = Arc::new(checkpoints);
         let published = Published::new(Arc::clone(&view));
         let machine = StateMachine::new(published.clone(), Arc::clone(&checkpoints), state_metrics);
@@ -148,18 +130,22 @@ impl Store {
             proposals_max: options.proposals_max,
             request_timeout: options.request_timeout,
         };
+        let stall = Stall::new(log.underway(), options.stall_timeout);
         let local = Local::new(
             raft.clone(),
             published.clone(),
             limits,
             metrics,
             Arc::clone(&disk),
+            stall.clone(),
             options.http_advertise.clone(),
         );
 
         let mut tasks = Vec::new();
         let (leadership, leadership_task) = routes::watch_leadership(&raft, &gauges);
         tasks.push(leadership_task);
+        let hand_over = HandOver::new(raft.clone(), leadership.clone());
+        tasks.push(tokio::spawn(stall::watch(stall, raft.clone(), hand_over, gauges.clone())));
         tasks.push(tokio::spawn(Arc::clone(&disk).watch()));
         let service = Arc::new(Service {
             identity: identity.clone(),
@@ -356,6 +342,7 @@ impl Store {
             is_caught_up: *self.caught_up.borrow(),
             apply_lag: committed.saturating_sub(self.published.applied_index()),
             is_disk_low: self.routes.local.disk.is_low(),
+            fsync_stall: self.routes.local.stall.lasting(),
         }
     }
 
@@ -427,25 +414,7 @@ impl Store {
 
     /// If this node leads: asks the voter that is furthest to take over, and waits for it, bounded.
     pub async fn hand_over(&self) {
-        let metrics: RaftMetrics<TypeConfig> = self.raft.metrics().borrow_watched().clone();
-        let Some(replication) = metrics.replication.filter(|_| self.routes.leadership.borrow().here) else {
-            return;
-        };
-        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let successor = replication
-            .into_iter()
-            .filter(|(id, _)| *id != self.identity.node_id && voters.contains(id))
-            .max_by_key(|(_, matched)| *matched);
-        let Some((successor, _)) = successor else { return };
-        if let Err(error) = self.raft.trigger().transfer_leader(successor).await {
-            tracing::warn!(%error, "cannot hand leadership over");
-            return;
-        }
-        let mut leadership = self.routes.leadership.clone();
-        let moved = leadership.wait_for(|now| !now.here && now.leader.is_some());
-        if tokio::time::timeout(TRANSFER_TIMEOUT, moved).await.is_err() {
-            tracing::warn!(successor, "no other node took leadership over in {TRANSFER_TIMEOUT:?}");
-        }
+        HandOver::new(self.raft.clone(), self.routes.leadership.clone()).and_wait().await;
     }
 }
 
@@ -489,8 +458,4 @@ async fn check_same_cluster(options: &StoreOptions, identity: &Identity) -> Resu
         cluster_id: identity.cluster_id,
         answers: foreign.join(", "),
     })
-}
-
-fn storage_error(what: &str, path: &Path, error: &std::io::Error) -> std::io::Error {
-    std::io::Error::new(error.kind(), format!("{what} in {}: {error}", path.display()))
 }

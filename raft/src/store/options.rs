@@ -28,6 +28,8 @@ pub struct StoreOptions {
     pub data_bytes_max: u64,
     /// Free bytes on the disk below which the data may not grow.
     pub disk_free_min: u64,
+    /// An fdatasync of the log that takes longer is a stall, and a leader hands over.
+    pub stall_timeout: Duration,
     /// Writes that the leader works on at once.
     pub proposals_max: usize,
     /// Entries applied since the last checkpoint that cause the next one.

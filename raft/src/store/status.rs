@@ -79,4 +79,6 @@ pub struct Standing {
     pub apply_lag: u64,
     /// Whether the disk has less room than it must have.
     pub is_disk_low: bool,
+    /// For how long an fsync of the log has not returned, when that is longer than it should.
+    pub fsync_stall: Option<Duration>,
 }

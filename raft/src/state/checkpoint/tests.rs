@@ -2,10 +2,16 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::command::Op;
-use crate::state::generation::{generation_path, open_sled};
+use crate::state::generation::{open_sled, set_current};
 use crate::state::tests::{age, apply, content, put, sample_state, state_after};
 
+/// Of a new node, or of one that was there before.
 fn open(dir: &Path) -> io::Result<(Checkpoints, View)> {
+    Checkpoints::create(dir)?;
+    reopen(dir)
+}
+
+fn reopen(dir: &Path) -> io::Result<(Checkpoints, View)> {
     let duration = Histogram::with_opts(prometheus::HistogramOpts::new("d", "d")).unwrap();
     Checkpoints::open(dir, duration, IntGauge::new("w", "w").unwrap())
 }
@@ -24,7 +30,7 @@ fn names(dir: &Path) -> Vec<String> {
 
 fn reopened(checkpoints: Checkpoints, dir: &TempDir) -> (Checkpoints, View) {
     drop(checkpoints);
-    open(dir.path()).unwrap()
+    reopen(dir.path()).unwrap()
 }
 
 #[test]
@@ -81,26 +87,99 @@ fn an_older_view_does_not_undo_a_newer_checkpoint() {
     assert_eq!(durable.revision(), 2);
 }
 
+/// Every state that a kill within [`Checkpoints::replace`] can leave: the old or the new, never anything
+/// between, and no start fails.
 #[test]
 fn replacing_is_atomic() {
-    let dir = TempDir::new().unwrap();
-    let (checkpoints, _) = open(dir.path()).unwrap();
-    checkpoints.write_now(Arc::new(state_after([put("old", b"1")]))).unwrap();
-
-    // A generation that was never finished, as an older release left it: the old one counts.
-    let db = open_sled(&generation_path(dir.path(), 2)).unwrap();
-    db.insert("kx", "half").unwrap();
-    drop(db);
-    let (checkpoints, loaded) = reopened(checkpoints, &dir);
-    assert!(loaded.keys.contains_key("old"));
-    assert_eq!(names(dir.path()), ["00000001"]);
-
-    let new = sample_state();
-    checkpoints.replace(Arc::new(new.clone())).unwrap();
-    let (checkpoints, loaded) = reopened(checkpoints, &dir);
-    assert_eq!(content(&loaded), content(&new));
+    let (old, new) = (state_after([put("old", b"1"), put("a", b"of the old")]), sample_state());
+    let old_on_disk = TempDir::new().unwrap();
+    let (checkpoints, _) = open(old_on_disk.path()).unwrap();
+    checkpoints.write_now(Arc::new(old.clone())).unwrap();
     drop(checkpoints);
-    assert_eq!(names(dir.path()), ["00000003"]);
+    let next = TempDir::new().unwrap();
+    let filled = fill(Generation::begin(next.path(), 2).unwrap(), &new).unwrap();
+    // As if the process were gone: what is dropped would be removed.
+    filled.keep();
+    drop(filled);
+    let row_count = sled::open(next.path().join("00000002")).unwrap().iter().count();
+
+    // What is done to a directory with the old state, and which one must be found.
+    type Step<'a> = Box<dyn Fn(&Path) + 'a>;
+    let complete = |dir: &Path| copy_all(&next.path().join("00000002"), &dir.join("00000002"));
+    let mut steps: Vec<(String, Step<'_>, &State)> = vec![
+        ("nothing yet".into(), Box::new(|_| {}), &old),
+        ("an empty directory".into(), Box::new(|dir| fs::create_dir(dir.join("00000002")).unwrap()), &old),
+        ("complete, not counted".into(), Box::new(complete), &old),
+        (
+            "the marker half written".into(),
+            Box::new(|dir| {
+                complete(dir);
+                fs::write(dir.join("current.new"), b"HEART").unwrap();
+            }),
+            &old,
+        ),
+    ];
+    for rows in 0..row_count {
+        let source = next.path();
+        let some = move |dir: &Path| {
+            let whole = sled::open(source.join("00000002")).unwrap();
+            let part = open_sled(&dir.join("00000002")).unwrap();
+            for row in whole.iter().take(rows) {
+                let (key, value) = row.unwrap();
+                part.insert(key, value).unwrap();
+            }
+        };
+        steps.push((format!("{rows} of {row_count} rows"), Box::new(some), &old));
+    }
+    let files: Vec<PathBuf> = all_files(&old_on_disk.path().join("00000001"));
+    for removed in 0..=files.len() {
+        let gone: Vec<PathBuf> = files[..removed]
+            .iter()
+            .map(|file| file.strip_prefix(old_on_disk.path()).unwrap().to_owned())
+            .collect();
+        let counted = move |dir: &Path| {
+            complete(dir);
+            set_current(dir, 2).unwrap();
+            for file in &gone {
+                fs::remove_file(dir.join(file)).unwrap();
+            }
+        };
+        steps.push((format!("counted, {removed} files of the old one removed"), Box::new(counted), &new));
+    }
+
+    for (step, make, expected) in steps {
+        let dir = TempDir::new().unwrap();
+        copy_all(old_on_disk.path(), dir.path());
+        make(dir.path());
+        let (checkpoints, loaded) = reopen(dir.path()).unwrap_or_else(|error| panic!("{step}: {error}"));
+        assert_eq!(content(&loaded), content(expected), "{step}");
+        // It goes on from there, and the next one is installed over whatever is left.
+        let newer = state_after((0..20).map(|n| put(&format!("n{n}"), b"newer")));
+        checkpoints.replace(Arc::new(newer.clone())).unwrap();
+        // Closing waits for what is removed in the background.
+        drop(checkpoints);
+        assert_eq!(generations(dir.path()).unwrap().len(), 1, "{step}");
+        assert_eq!(content(&reopen(dir.path()).unwrap().1), content(&newer), "{step}");
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for file in all_files(from) {
+        let target = to.join(file.strip_prefix(from).unwrap());
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(&file, target).unwrap();
+    }
+}
+
+/// In the order of their paths.
+fn all_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(all_files(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
 }
 
 #[test]
@@ -115,7 +194,7 @@ fn damage_is_found_and_named() {
         ),
         ("a lost key", |db| drop(db.remove("ka").unwrap()), "2 keys, 2 names"),
         ("a flipped bit in the meta row", |db| flip(db, META), "row m: checksum does not match"),
-        ("a lost meta row", |db| drop(db.remove(META).unwrap()), "rows without a meta row"),
+        ("a lost meta row", |db| drop(db.remove(META).unwrap()), "row m: missing"),
     ];
     for (name, damage, message) in cases {
         let dir = TempDir::new().unwrap();
@@ -123,7 +202,7 @@ fn damage_is_found_and_named() {
         checkpoints.write_now(Arc::new(sample_state())).unwrap();
         damage(&current(&checkpoints).db);
         drop(checkpoints);
-        let error = open(dir.path()).err().unwrap_or_else(|| panic!("{name}: not found")).to_string();
+        let error = reopen(dir.path()).err().unwrap_or_else(|| panic!("{name}: not found")).to_string();
         assert!(error.contains(message) && error.contains("00000001"), "{name}: {error}");
     }
 }
@@ -247,12 +326,12 @@ fn a_received_snapshot_counts_only_when_it_is_installed() {
     flipped[100] ^= 1;
     for bad in [&good[..good.len() - 1], &flipped] {
         assert_eq!(checkpoints.receive(bad).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(names(dir.path()), ["00000001"]);
+        assert_eq!(names(dir.path()), ["00000001", "current"]);
     }
 
     // All of it on disk, and never installed, whether the node lives or is killed.
     drop(checkpoints.receive(&good[..]).unwrap());
-    assert_eq!(names(dir.path()), ["00000001"]);
+    assert_eq!(names(dir.path()), ["00000001", "current"]);
     checkpoints.receive(&good[..]).unwrap().generation.keep();
     let (checkpoints, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&old));
@@ -284,48 +363,68 @@ fn a_snapshot_that_came_too_late_does_not_undo_anything() {
     assert_eq!(content(&loaded), content(&newer));
 }
 
-/// The disk as a crash leaves it at each point of a replacement: always the old or the new state, and
-/// always the new one after it counted.
+/// A flipped bit, a lost sector or a lost end of sled's own file is found, or changes nothing.
 #[test]
-fn a_replacement_is_whole_or_not_at_all() {
-    let old = state_after([put("old", b"1")]);
-    let new = sample_state();
-    type Crash = fn(&Path);
-    let cases: [(&str, bool, Crash); 6] = [
-        ("only begun", false, |dir| fs::create_dir(dir.join("00000002")).unwrap()),
-        ("rows, but no meta row", false, |dir| {
-            let db = open_sled(&dir.join("00000002")).unwrap();
-            db.remove(META).unwrap();
-        }),
-        ("complete, but not counted", false, |_| {}),
-        ("both count", true, |dir| fs::remove_file(dir.join("00000002.unwanted")).unwrap()),
-        ("the old one marked", true, |dir| {
-            fs::remove_file(dir.join("00000002.unwanted")).unwrap();
-            fs::write(dir.join("00000001.unwanted"), "").unwrap();
-        }),
-        ("the old one half removed", true, |dir| {
-            fs::remove_file(dir.join("00000002.unwanted")).unwrap();
-            fs::write(dir.join("00000001.unwanted"), "").unwrap();
-            fs::write(dir.join("00000001/db"), "half").unwrap();
-        }),
-    ];
-    for (name, is_new, crash) in cases {
-        let dir = TempDir::new().unwrap();
-        let (checkpoints, _) = open(dir.path()).unwrap();
-        checkpoints.write_now(Arc::new(old.clone())).unwrap();
-        drop(checkpoints);
-        let filled = fill(Generation::begin(dir.path(), 2).unwrap(), &new).unwrap();
-        // As if the process were gone: what is dropped would be removed.
-        filled.keep();
-        drop(filled);
-        if name == "only begun" {
-            fs::remove_dir_all(dir.path().join("00000002")).unwrap();
+fn damage_to_the_file_of_sled_is_found_or_harmless() {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    let mut state = sample_state();
+    for round in 0..4 {
+        for n in 0..100u64 {
+            let bytes = random.random_range(0..3000);
+            apply(
+                &mut state,
+                10 + round * 100 + n,
+                put(&format!("k{}", random.random_range(0..60)), &vec![7; bytes]),
+            );
         }
-        crash(dir.path());
-        let (checkpoints, loaded) = open(dir.path()).unwrap();
-        let expected = if is_new { &new } else { &old };
-        assert_eq!(content(&loaded), content(expected), "{name}");
-        drop(checkpoints);
-        assert_eq!(names(dir.path()), [if is_new { "00000002" } else { "00000001" }], "{name}");
+        checkpoints.write_now(Arc::new(state.clone())).unwrap();
     }
+    drop(checkpoints);
+    let expected = content(&reopen(dir.path()).unwrap().1);
+    let good = fs::read(dir.path().join("00000001/db")).unwrap();
+    let used = good.iter().rposition(|byte| *byte != 0).unwrap();
+
+    let (mut found, mut harmless) = (0, 0);
+    for number in 0..400 {
+        let mut damaged = good.clone();
+        let at = random.random_range(0..=used);
+        let what = match number % 5 {
+            0 => {
+                let sector = at / 512 * 512;
+                damaged[sector..(sector + 512).min(good.len())].fill(0);
+                format!("512 bytes lost at {sector} of {used}")
+            }
+            1 => {
+                damaged.truncate(at);
+                format!("cut off at {at} of {used}")
+            }
+            _ => {
+                damaged[at] ^= 1 << random.random_range(0..8);
+                format!("a flipped bit at {at} of {used}")
+            }
+        };
+        let copy = TempDir::new().unwrap();
+        copy_all(dir.path(), copy.path());
+        fs::write(copy.path().join("00000001/db"), &damaged).unwrap();
+        match reopen(copy.path()) {
+            Ok((_, loaded)) => {
+                assert_eq!(content(&loaded), expected, "{what} was not found");
+                harmless += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}: {error}");
+                assert!(error.to_string().contains("00000001"), "{what}: {error}");
+                found += 1;
+            }
+        }
+    }
+    println!("{found} found, {harmless} harmless");
+    assert!(found > 0 && harmless > 0);
 }

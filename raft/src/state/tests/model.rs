@@ -401,6 +401,7 @@ fn config(cases: u32) -> ProptestConfig {
 
 fn open(dir: &Path) -> (Checkpoints, View) {
     let duration = prometheus::Histogram::with_opts(prometheus::HistogramOpts::new("d", "d")).unwrap();
+    Checkpoints::create(dir).unwrap();
     Checkpoints::open(dir, duration, prometheus::IntGauge::new("w", "w").unwrap()).unwrap()
 }
 
