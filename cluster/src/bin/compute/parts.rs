@@ -38,7 +38,7 @@ impl Measure {
     async fn start(&self, nodes: usize, flags: &[&str]) -> Result<Cluster> {
         let mut flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         flags.extend(self.flags.iter().cloned());
-        Cluster::start(Options { nodes, flags, volume_bytes: None }).await
+        Cluster::start(Options { nodes, flags, ..Options::default() }).await
     }
 
     fn requests(&self, address: SocketAddr, path: &str) -> Vec<(SocketAddr, Vec<u8>)> {
