@@ -111,7 +111,8 @@ pub(crate) struct Problem {
     code: Code,
     detail: Cow<'static, str>,
     retry_after: Option<Duration>,
-    headers: HeaderMap,
+    /// Boxed: few problems have any, and results are as large as their error.
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl Problem {
@@ -119,7 +120,7 @@ impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = matches!(code, Code::NoLeader | Code::RevisionNotReached | Code::Overloaded)
             .then_some(Duration::from_secs(1));
-        Self { code, detail: detail.into(), retry_after, headers: HeaderMap::new() }
+        Self { code, detail: detail.into(), retry_after, headers: None }
     }
 
     /// For a reply of the store that does not fit the write: a mistake of ours.
@@ -129,7 +130,7 @@ impl Problem {
 
     /// The same with headers of an answer about data.
     pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
-        self.headers = headers;
+        self.headers = Some(Box::new(headers));
         self
     }
 
@@ -162,7 +163,7 @@ impl IntoResponse for Problem {
 pub(crate) fn with_request_id(mut response: Response, request_id: &str) -> Response {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
     let headers = response.headers_mut();
-    headers.extend(problem.headers.clone());
+    headers.extend(problem.headers.as_deref().cloned().unwrap_or_default());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(after) = problem.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));

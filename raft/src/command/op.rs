@@ -182,7 +182,7 @@ impl FromStr for IdempotencyKey {
     type Err = String;
 
     /// # Errors
-    /// Names the limit when it is not 1 to [`IDEMPOTENCY_KEY_BYTES_MAX`] bytes of visible ASCII.
+    /// Names the limit when it is not 1 to 128 bytes of visible ASCII.
     fn from_str(text: &str) -> Result<Self, String> {
         if !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&text.len()) {
             return Err(format!("{} bytes, not 1 to {IDEMPOTENCY_KEY_BYTES_MAX}", text.len()));
