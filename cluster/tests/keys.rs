@@ -20,8 +20,14 @@ fn clients(cluster: &Cluster) -> Vec<Client> {
     cluster.nodes().iter().map(|node| node.client.clone()).collect()
 }
 
-async fn send(client: &Client, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
-    client.request(method, path, headers, body.to_owned()).await.unwrap()
+async fn send(
+    client: &Client,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> anyhow::Result<Reply> {
+    client.request(method, path, headers, body.to_owned()).await
 }
 
 #[tokio::test]
@@ -32,33 +38,35 @@ async fn conditions_listings_transactions_and_idempotency_keys() {
 
     // If-None-Match: *, then If-Match with the ETag that it gave.
     let only_new = [("if-none-match", "*"), ("content-type", "text/plain")];
-    let created = send(a, Method::PUT, "v1/kv/k", &only_new, "one").await;
+    let created = send(a, Method::PUT, "v1/kv/k", &only_new, "one").await.unwrap();
     assert_eq!(created.status, 201, "{}", created.text());
     let etag = created.header("etag").to_owned();
-    let refused = send(b, Method::PUT, "v1/kv/k", &only_new, "two").await;
+    let refused = send(b, Method::PUT, "v1/kv/k", &only_new, "two").await.unwrap();
     assert_eq!((refused.status, refused.header("etag")), (412, &*etag));
     let problem = refused.json().unwrap();
     assert_eq!(
         (&problem["code"], &problem["outcome"]),
         (&json!("precondition_failed"), &json!("not_applied"))
     );
-    let swapped = send(c, Method::PUT, "v1/kv/k", &[("if-match", &etag)], "two").await;
+    let swapped = send(c, Method::PUT, "v1/kv/k", &[("if-match", &etag)], "two").await.unwrap();
     assert_eq!(swapped.status, 200);
-    assert_eq!(send(a, Method::DELETE, "v1/kv/k", &[("if-match", &etag)], "").await.status, 412);
-    assert_eq!(send(a, Method::PUT, "v1/kv/none", &[("if-match", "*")], "x").await.status, 412);
+    assert_eq!(send(a, Method::DELETE, "v1/kv/k", &[("if-match", &etag)], "").await.unwrap().status, 412);
+    assert_eq!(send(a, Method::PUT, "v1/kv/none", &[("if-match", "*")], "x").await.unwrap().status, 412);
 
     // A read that has it already, and one that wants only the head.
     let etag = swapped.header("etag").to_owned();
-    let known = send(b, Method::GET, "v1/kv/k", &[("if-none-match", &etag)], "").await;
+    let known = send(b, Method::GET, "v1/kv/k", &[("if-none-match", &etag)], "").await.unwrap();
     assert_eq!((known.status, known.header("etag"), known.body.len()), (304, &*etag, 0));
-    let head = send(b, Method::HEAD, "v1/kv/k", &[], "").await;
+    let head = send(b, Method::HEAD, "v1/kv/k", &[], "").await.unwrap();
     assert_eq!((head.status, head.header("content-length"), head.header("etag")), (200, "3", &*etag));
     assert_eq!(head.body.len(), 0);
-    assert_eq!(send(b, Method::DELETE, "v1/kv/k", &[("if-match", &etag)], "").await.status, 204);
+    assert_eq!(send(b, Method::DELETE, "v1/kv/k", &[("if-match", &etag)], "").await.unwrap().status, 204);
 
     // A walk in pages, forwards and backwards, none of it older than its first page.
     for n in 0..7 {
-        send(a, Method::PUT, &format!("v1/kv/list/{n}"), &[("content-type", "x/y")], &n.to_string()).await;
+        send(a, Method::PUT, &format!("v1/kv/list/{n}"), &[("content-type", "x/y")], &n.to_string())
+            .await
+            .unwrap();
     }
     for reverse in [false, true] {
         let (mut keys, mut after, mut at) = (Vec::new(), String::new(), 0);
@@ -88,9 +96,9 @@ async fn conditions_listings_transactions_and_idempotency_keys() {
         }
         assert_eq!(keys, expected);
     }
-    let gone = send(c, Method::DELETE, "v1/kv?prefix=list/", &[], "").await;
+    let gone = send(c, Method::DELETE, "v1/kv?prefix=list/", &[], "").await.unwrap();
     assert_eq!((gone.status, &gone.json().unwrap()["deleted"]), (200, &json!(7)));
-    assert_eq!(send(c, Method::DELETE, "v1/kv", &[], "").await.status, 400);
+    assert_eq!(send(c, Method::DELETE, "v1/kv", &[], "").await.unwrap().status, 400);
 
     // A counter that starts by itself; an operation that cannot be done undoes all.
     let json_type = ("content-type", "application/json");
@@ -100,11 +108,11 @@ async fn conditions_listings_transactions_and_idempotency_keys() {
         "else": [{"op": "add", "key": "note"}],
     })
     .to_string();
-    let first = send(a, Method::POST, "v1/txn", &[json_type], &body).await;
+    let first = send(a, Method::POST, "v1/txn", &[json_type], &body).await.unwrap();
     assert_eq!(first.status, 200, "{}", first.text());
     let answer = first.json().unwrap();
     assert_eq!((&answer["succeeded"], &answer["results"][0]["result"]), (&json!(true), &json!(5)));
-    let second = send(b, Method::POST, "v1/txn", &[json_type], &body).await;
+    let second = send(b, Method::POST, "v1/txn", &[json_type], &body).await.unwrap();
     assert_eq!((second.status, &second.json().unwrap()["code"]), (409, &json!("not_an_integer")));
     assert!(second.text().contains("else[0]"), "{}", second.text());
     assert_eq!(c.key("counter").await.unwrap().as_deref(), Some("5"));
@@ -112,10 +120,10 @@ async fn conditions_listings_transactions_and_idempotency_keys() {
     // The same request under the same key, on every node: one answer, applied once.
     let keyed = [json_type, ("idempotency-key", "order-1")];
     let add = json!({"then": [{"op": "add", "key": "counter", "by": 1}]}).to_string();
-    let first = send(a, Method::POST, "v1/txn", &keyed, &add).await;
+    let first = send(a, Method::POST, "v1/txn", &keyed, &add).await.unwrap();
     assert_eq!((first.status, first.header("hearth-idempotent-replay")), (200, ""));
     for client in &clients {
-        let again = send(client, Method::POST, "v1/txn", &keyed, &add).await;
+        let again = send(client, Method::POST, "v1/txn", &keyed, &add).await.unwrap();
         assert_eq!((again.status, again.header("hearth-idempotent-replay")), (200, "true"));
         assert_eq!(
             (again.text(), again.header("hearth-revision")),
@@ -123,7 +131,7 @@ async fn conditions_listings_transactions_and_idempotency_keys() {
         );
     }
     assert_eq!(c.key("counter").await.unwrap().as_deref(), Some("6"));
-    let other = send(b, Method::PUT, "v1/kv/x", &[("idempotency-key", "order-1")], "x").await;
+    let other = send(b, Method::PUT, "v1/kv/x", &[("idempotency-key", "order-1")], "x").await.unwrap();
     assert_eq!((other.status, &other.json().unwrap()["code"]), (422, &json!("idempotency_key_reused")));
     assert_eq!(c.key("x").await.unwrap(), None);
 }
@@ -140,7 +148,7 @@ async fn times_to_live_end_in_time_and_not_before() {
         async move {
             let begun = Instant::now();
             assert_eq!(
-                send(&client, Method::PUT, &format!("v1/kv/{key}{query}"), &[], "v").await.status,
+                send(&client, Method::PUT, &format!("v1/kv/{key}{query}"), &[], "v").await.unwrap().status,
                 201
             );
             begun
@@ -149,7 +157,7 @@ async fn times_to_live_end_in_time_and_not_before() {
     let begun = put("short", "?ttl=4s").await;
     put("cleared", "?ttl=4s").await;
     put("long", "?ttl=1h").await;
-    assert_eq!(send(&client, Method::PUT, "v1/kv/cleared", &[], "for good").await.status, 200);
+    assert_eq!(send(&client, Method::PUT, "v1/kv/cleared", &[], "for good").await.unwrap().status, 200);
     let expires_in = client.get("v1/kv/short").await.unwrap().header("hearth-expires-in").to_owned();
     let ms: u64 = expires_in.strip_suffix("ms").unwrap().parse().unwrap();
     assert!((1..=4001).contains(&ms), "{expires_in}");
