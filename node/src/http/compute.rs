@@ -12,6 +12,7 @@ use prometheus::Registry;
 use crate::compute::cpu::{Cpu, CpuConfig};
 use crate::compute::local_program::{LocalProgram, LocalProgramConfig};
 use crate::config::Settings;
+use crate::http::openapi::errors;
 use crate::http::problem::Problem;
 use crate::http::{App, input};
 
@@ -60,13 +61,26 @@ fn shipped_program(args: &[String]) -> anyhow::Result<(PathBuf, Vec<String>)> {
     Ok((executable, all))
 }
 
-/// `GET /cpu`: the sum of 100,000 draws on 0..=100, as a JSON number.
+errors!(CpuErrors: InvalidParameter, Overloaded, Internal);
+errors!(LocalProgramErrors: InvalidParameter, Overloaded, ProgramFailed, ProgramTimeout);
+
+/// Sum of random integers
+///
+/// 100,000 of them, each uniform on 0 to 100, drawn for this answer.
+#[utoipa::path(
+    get, path = "/cpu", tag = "compute", operation_id = "cpu",
+    responses((status = 200, description = "The sum", body = u32, content_type = "application/json"), CpuErrors),
+)]
 pub(super) async fn cpu(State(app): State<Arc<App>>, uri: Uri) -> Result<Json<u32>, Problem> {
     input::no_query(&uri)?;
     Ok(Json(app.compute.cpu.answer().await?))
 }
 
-/// `GET /local_program`: the exit status of the configured program, as a JSON number.
+/// Exit status of the configured program
+#[utoipa::path(
+    get, path = "/local_program", tag = "compute", operation_id = "local_program",
+    responses((status = 200, description = "The exit status", body = u8, content_type = "application/json"), LocalProgramErrors),
+)]
 pub(super) async fn local_program(State(app): State<Arc<App>>, uri: Uri) -> Result<Json<u8>, Problem> {
     input::no_query(&uri)?;
     Ok(Json(app.compute.local_program.run().await?))

@@ -9,16 +9,49 @@ use axum::http::header::{CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hearth_raft::{Op, Reply};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::http::input::{self, CONTENT_TYPE_BYTES_MAX, Consistency, VALUE_BYTES_MAX};
+use crate::http::input::{self, CONTENT_TYPE_BYTES_MAX, Consistency, ReadQuery, VALUE_BYTES_MAX};
+use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
 use crate::http::{App, data_headers, view};
 
 /// The media type of a value that was put without one.
 const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
-/// `GET /v1/kv/{key}?consistency=`: the value, with its revision as `ETag`. 404 `key_not_found`.
+errors!(GetErrors: InvalidKey, InvalidParameter, KeyNotFound, KeyTooLong, Overloaded, NoLeader);
+errors!(PutErrors: InvalidKey, InvalidParameter, InvalidBody, BodyTooLarge, KeyTooLong, Overloaded, NoLeader,
+    OutcomeUnknown, StorageFull);
+errors!(DeleteErrors: InvalidKey, InvalidParameter, KeyNotFound, KeyTooLong, Overloaded, NoLeader,
+    OutcomeUnknown);
+
+/// What a put did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Put {
+    key: String,
+    /// The key's revision, which is also its ETag.
+    #[schema(minimum = 1)]
+    revision: u64,
+    /// Whether the key was not there before.
+    created: bool,
+}
+
+/// Read a key
+///
+/// The value as it was put, with its Content-Type, and its revision as ETag.
+#[utoipa::path(
+    get, path = "/v1/kv/{key}", tag = "keys", operation_id = "kv_get",
+    params(
+        ("key" = String, Path, description = "1 to 1,024 bytes of UTF-8, percent-encoded; slashes may stand as they are", min_length = 1, max_length = 1024),
+        ReadQuery,
+    ),
+    responses(
+        (status = 200, description = "The value", body = serde_json::Value, content_type = "*/*",
+            headers(("etag" = String, description = "The key's revision in quotes"))),
+        GetErrors,
+    ),
+)]
 pub(super) async fn get(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     let key = input::key(&uri)?;
     let consistency = Consistency::from_query(&uri)?;
@@ -37,8 +70,21 @@ pub(super) async fn get(State(app): State<Arc<App>>, uri: Uri) -> Result<Respons
     Ok((headers, record.value.clone()).into_response())
 }
 
-/// `PUT /v1/kv/{key}` with the value as the body: 201 when it created the key, else 200, with
-/// `{"key","revision","created"}`.
+/// Write a key
+///
+/// The body is the value, up to 1 MiB of any bytes; its Content-Type is kept.
+#[utoipa::path(
+    put, path = "/v1/kv/{key}", tag = "keys", operation_id = "kv_put",
+    params(("key" = String, Path, description = "1 to 1,024 bytes of UTF-8, percent-encoded; slashes may stand as they are", min_length = 1, max_length = 1024)),
+    request_body(content_type = "application/octet-stream", description = "The value; any Content-Type of up to 256 bytes"),
+    responses(
+        (status = 200, description = "Overwritten", body = Put,
+            headers(("etag" = String, description = "The key's revision in quotes"))),
+        (status = 201, description = "Created", body = Put,
+            headers(("etag" = String, description = "The key's revision in quotes"))),
+        PutErrors,
+    ),
+)]
 pub(super) async fn put(
     State(app): State<Arc<App>>,
     uri: Uri,
@@ -54,12 +100,17 @@ pub(super) async fn put(
     let created = written.reply == Reply::Written { created: true };
     let mut headers = data_headers(store, written.revision);
     headers.insert(ETAG, etag(written.revision));
-    let body = Json(json!({"key": key, "revision": written.revision, "created": created}));
+    let body = Json(Put { key, revision: written.revision, created });
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, headers, body).into_response())
 }
 
-/// `DELETE /v1/kv/{key}`: 204, or 404 `key_not_found`.
+/// Delete a key
+#[utoipa::path(
+    delete, path = "/v1/kv/{key}", tag = "keys", operation_id = "kv_delete",
+    params(("key" = String, Path, description = "1 to 1,024 bytes of UTF-8, percent-encoded; slashes may stand as they are", min_length = 1, max_length = 1024)),
+    responses((status = 204, description = "It is gone"), DeleteErrors),
+)]
 pub(super) async fn delete(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     let key = input::key(&uri)?;
     input::no_query(&uri)?;
