@@ -78,6 +78,7 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "raft_heartbeat_interval" => time(s.raft_heartbeat_interval),
         "raft_election_timeout_min" => time(s.raft_election_timeout_min),
         "raft_election_timeout_max" => time(s.raft_election_timeout_max),
+        "raft_log_catch_up_bytes" => size(s.raft_log_catch_up_bytes),
         "raft_log_keep_entries" => number(s.raft_log_keep_entries),
         "raft_proposals_max" => number(s.raft_proposals_max as u64),
         "storage_data_bytes_max" => size(s.storage_data_bytes_max),
