@@ -153,7 +153,8 @@ pub(crate) struct Problem {
     code: Code,
     detail: Cow<'static, str>,
     retry_after: Option<Duration>,
-    headers: HeaderMap,
+    /// Boxed, as few have any, and every handler passes problems on by value.
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl Problem {
@@ -161,7 +162,7 @@ impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = matches!(code, Code::NoLeader | Code::RevisionNotReached | Code::Overloaded)
             .then_some(Duration::from_secs(1));
-        Self { code, detail: detail.into(), retry_after, headers: HeaderMap::new() }
+        Self { code, detail: detail.into(), retry_after, headers: None }
     }
 
     /// For a reply of the store that does not fit the write: a mistake of ours.
@@ -171,7 +172,7 @@ impl Problem {
 
     /// The same with headers of an answer about data.
     pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
-        self.headers = headers;
+        self.headers = Some(Box::new(headers));
         self
     }
 
@@ -206,7 +207,9 @@ impl IntoResponse for Problem {
 pub(super) fn with_request_id(response: &mut Response, request_id: &HeaderValue) {
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return };
     let headers = response.headers_mut();
-    headers.extend(std::mem::take(&mut problem.headers));
+    if let Some(more) = problem.headers.take() {
+        headers.extend(*more);
+    }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     if let Some(after) = problem.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
