@@ -109,7 +109,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem>
                 None => (tag, false),
             };
             let inner = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-            let inner = inner.ok_or_else(|| wrong(&format!("{tag:?} is not an entity tag like \"5\"")))?;
+            let inner = inner.ok_or_else(|| wrong(&format!("{tag} is not in quotes, like \"5\"")))?;
             // "05" is another tag than "5".
             if let Some(revision) = inner.parse().ok().filter(|revision: &u64| revision.to_string() == inner)
             {
@@ -151,9 +151,9 @@ mod tests {
                 vec![(IF_MATCH, "*"), (IF_NONE_MATCH, "\"5\"")],
                 Ok(vec![Expect::Exists, Expect::NotRevisions(vec![5])]),
             ),
-            (vec![(IF_MATCH, "5")], Err("if-match: \\\"5\\\" is not an entity tag")),
+            (vec![(IF_MATCH, "5")], Err("if-match: 5 is not in quotes, like")),
             (vec![(IF_MATCH, "")], Err("if-match: empty")),
-            (vec![(IF_NONE_MATCH, "\"")], Err("is not an entity tag")),
+            (vec![(IF_NONE_MATCH, "\"")], Err("is not in quotes, like")),
         ];
         for (given, expected) in cases {
             match (of_write(&headers(&given)), expected) {
