@@ -78,8 +78,8 @@ pub struct Settings {
     /// How long they may wait; then they get 429
     #[arg(long, env = "HEARTH_HTTP_WAITING_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
     pub http_waiting_timeout: Duration,
-    /// Web origins whose scripts may use this node, like https://app.example, or * for all; give the
-    /// key once for each [default: none]
+    /// Web origins whose scripts may use this node, as browsers send them (scheme://host:port), or * for
+    /// all; give the key once for each [default: none]
     #[arg(long, env = "HEARTH_HTTP_CORS_ORIGINS", value_name = "ORIGIN", value_parser = origin, value_delimiter = ',')]
     pub http_cors_origins: Vec<String>,
     /// Allow listening on other than loopback addresses without TLS

@@ -2,7 +2,7 @@
 //!
 //! **To add a route**: write the handler and annotate it,
 //!
-//! ```ignore
+//! ```text
 //! errors!(PutErrors: InvalidKey, BodyTooLarge, NoLeader, Overloaded, OutcomeUnknown);
 //!
 //! /// Put a key                       (the summary)
