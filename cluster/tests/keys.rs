@@ -20,6 +20,7 @@ fn clients(cluster: &Cluster) -> Vec<Client> {
     cluster.nodes().iter().map(|node| node.client.clone()).collect()
 }
 
+#[allow(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
 async fn send(client: &Client, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
     client.request(method, path, headers, body.to_owned()).await.unwrap()
 }
