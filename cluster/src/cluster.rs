@@ -248,7 +248,7 @@ impl Cluster {
     /// # Errors
     /// When it is not running.
     pub fn pause(&self, i: usize) -> Result<()> {
-        self.nodes[i].process()?.signal(Signal::STOP)
+        self.nodes[i].process()?.pause()
     }
 
     /// Lets a paused node go on (SIGCONT).

@@ -8,11 +8,13 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::{Pid, Signal};
 
 use crate::{binary, wait};
 
+/// How long a stopped process may take to stand still.
+const STOP_BOUND: Duration = Duration::from_secs(10);
 /// How much of a log's end goes into a failure message, in bytes.
 const LOG_TAIL_BYTES: u64 = 3000;
 /// Unit of processor time in `/proc`: Linux shows it to programs as 1/100 s on every architecture.
@@ -46,6 +48,33 @@ impl Process {
     /// When the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         rustix::process::kill_process(self.pid, signal).with_context(|| format!("signal {:?}", self.pid))
+    }
+
+    /// Stops it with SIGSTOP, and waits until each of its threads stands still: only one of them gets the
+    /// signal, and until that one runs the others go on.
+    ///
+    /// # Errors
+    /// When the process is gone, or does not stop within [`STOP_BOUND`].
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let deadline = std::time::Instant::now() + STOP_BOUND;
+        while !self.stands_still()? {
+            ensure!(std::time::Instant::now() < deadline, "{:?} does not stop", self.pid);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Whether each thread is stopped.
+    fn stands_still(&self) -> Result<bool> {
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid.as_raw_nonzero()))? {
+            // The state follows the name, which may contain anything but is in parentheses.
+            let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+            if stat.rsplit_once(") ").is_none_or(|(_, fields)| !fields.starts_with('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// How it ended, or `None` while it runs.

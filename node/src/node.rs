@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::Settings;
-use crate::http::{self, App, Compute};
+use crate::http::{self, AdmissionLimits, App, Compute, Edge, Gate, RequestLimits};
 
 /// Runs a node until it is told to stop, or cannot go on.
 ///
@@ -37,12 +37,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
 
     let (stop, stopped) = watch::channel(false);
-    let limits = http::server::Limits {
-        connections_max: settings.http_connections_max,
-        header_timeout: settings.http_header_timeout,
-    };
+    let edge = Edge::new(Arc::clone(&app), request_limits(&settings)?, &settings.http_cors_origins)?;
     let serving =
-        tokio::spawn(http::server::serve(http_listener, http::router(Arc::clone(&app)), limits, stopped));
+        tokio::spawn(http::server::serve(http_listener, edge, settings.http_connections_max, stopped));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), http = %http_address, "hearthd is starting");
 
     let http_advertise = settings.http_advertise.clone().unwrap_or_else(|| http_address.to_string());
@@ -51,7 +48,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
     };
-    if app.store.set(Arc::clone(&store)).is_err() {
+    if app.store.set(Gate::new(Arc::clone(&store), admission_limits(&settings))).is_err() {
         anyhow::bail!("the store was opened twice");
     }
     let identity = store.identity();
@@ -83,6 +80,27 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
 
 async fn bind(key: &str, address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{key} {address}"))
+}
+
+fn request_limits(settings: &Settings) -> anyhow::Result<RequestLimits> {
+    Ok(RequestLimits {
+        head_bytes_max: usize::try_from(settings.http_head_bytes_max.as_u64())?,
+        headers_max: settings.http_headers_max,
+        uri_bytes_max: usize::try_from(settings.http_uri_bytes_max.as_u64())?,
+        header_timeout: settings.http_header_timeout,
+        body_timeout: settings.http_body_timeout,
+        write_timeout: settings.http_write_timeout,
+        idle_timeout: settings.http_idle_timeout,
+    })
+}
+
+fn admission_limits(settings: &Settings) -> AdmissionLimits {
+    AdmissionLimits {
+        writes_max: settings.http_writes_max,
+        reads_max: settings.http_reads_max,
+        waiting_max: settings.http_waiting_max,
+        waiting_timeout: settings.http_waiting_timeout,
+    }
 }
 
 fn log_config(settings: &Settings) -> LogConfig {

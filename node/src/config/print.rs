@@ -7,7 +7,7 @@ use toml::Value;
 use crate::config::Settings;
 
 /// Sections of the file; the keys of the others are at the top.
-const SECTIONS: [&str; 5] = ["log", "raft", "storage", "idempotency", "compute"];
+const SECTIONS: [&str; 6] = ["http", "log", "raft", "storage", "idempotency", "compute"];
 
 /// Every key with its help as a comment; a key without a value is commented out.
 pub(super) fn to_toml(keys: &clap::Command, settings: &Settings) -> String {
@@ -53,6 +53,17 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "stop_timeout" => time(s.stop_timeout),
         "http_connections_max" => number(s.http_connections_max as u64),
         "http_header_timeout" => time(s.http_header_timeout),
+        "http_body_timeout" => time(s.http_body_timeout),
+        "http_write_timeout" => time(s.http_write_timeout),
+        "http_idle_timeout" => time(s.http_idle_timeout),
+        "http_head_bytes_max" => size(s.http_head_bytes_max),
+        "http_headers_max" => number(s.http_headers_max as u64),
+        "http_uri_bytes_max" => size(s.http_uri_bytes_max),
+        "http_writes_max" => number(s.http_writes_max as u64),
+        "http_reads_max" => number(s.http_reads_max as u64),
+        "http_waiting_max" => number(s.http_waiting_max as u64),
+        "http_waiting_timeout" => time(s.http_waiting_timeout),
+        "http_cors_origins" => list(s.http_cors_origins.clone()),
         "insecure" => Some(Value::Boolean(s.insecure)),
         "no_auth" => Some(Value::Boolean(s.no_auth)),
         "log_level" => text(&s.log_level),
@@ -67,6 +78,7 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "raft_heartbeat_interval" => time(s.raft_heartbeat_interval),
         "raft_election_timeout_min" => time(s.raft_election_timeout_min),
         "raft_election_timeout_max" => time(s.raft_election_timeout_max),
+        "raft_log_catch_up_bytes" => size(s.raft_log_catch_up_bytes),
         "raft_log_keep_entries" => number(s.raft_log_keep_entries),
         "raft_proposals_max" => number(s.raft_proposals_max as u64),
         "storage_data_bytes_max" => size(s.storage_data_bytes_max),

@@ -47,6 +47,41 @@ pub struct Settings {
     /// How long a client may take to send the head of a request
     #[arg(long, env = "HEARTH_HTTP_HEADER_TIMEOUT", default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub http_header_timeout: Duration,
+    /// How long a client may take to send the body of a request
+    #[arg(long, env = "HEARTH_HTTP_BODY_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub http_body_timeout: Duration,
+    /// How long a client may take nothing of an answer
+    #[arg(long, env = "HEARTH_HTTP_WRITE_TIMEOUT", default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub http_write_timeout: Duration,
+    /// How long a connection may stay open without a request; one second at most when fewer than a
+    /// sixteenth of http_connections_max are left
+    #[arg(long, env = "HEARTH_HTTP_IDLE_TIMEOUT", default_value = "75s", value_name = "TIME", value_parser = duration)]
+    pub http_idle_timeout: Duration,
+    /// Bytes of a request's first line and headers
+    #[arg(long, env = "HEARTH_HTTP_HEAD_BYTES_MAX", default_value = "32KiB", value_name = "SIZE", value_parser = size)]
+    pub http_head_bytes_max: ByteSize,
+    /// Headers of a request
+    #[arg(long, env = "HEARTH_HTTP_HEADERS_MAX", default_value_t = 100, value_name = "N")]
+    pub http_headers_max: usize,
+    /// Bytes of a request's path and query
+    #[arg(long, env = "HEARTH_HTTP_URI_BYTES_MAX", default_value = "8KiB", value_name = "SIZE", value_parser = size)]
+    pub http_uri_bytes_max: ByteSize,
+    /// Writes that this node works on at once for its clients
+    #[arg(long, env = "HEARTH_HTTP_WRITES_MAX", default_value_t = 2048, value_name = "N")]
+    pub http_writes_max: usize,
+    /// Reads that this node works on at once and that need the leader's word
+    #[arg(long, env = "HEARTH_HTTP_READS_MAX", default_value_t = 4096, value_name = "N")]
+    pub http_reads_max: usize,
+    /// Writes and reads that may wait for that; further ones get 429
+    #[arg(long, env = "HEARTH_HTTP_WAITING_MAX", default_value_t = 16_384, value_name = "N")]
+    pub http_waiting_max: usize,
+    /// How long they may wait; then they get 429
+    #[arg(long, env = "HEARTH_HTTP_WAITING_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
+    pub http_waiting_timeout: Duration,
+    /// Web origins whose scripts may use this node, as browsers send them (scheme://host:port), or * for
+    /// all; give the key once for each [default: none]
+    #[arg(long, env = "HEARTH_HTTP_CORS_ORIGINS", value_name = "ORIGIN", value_parser = origin, value_delimiter = ',')]
+    pub http_cors_origins: Vec<String>,
     /// Allow listening on other than loopback addresses without TLS
     #[arg(long, env = "HEARTH_INSECURE")]
     pub insecure: bool,
@@ -226,7 +261,11 @@ impl Settings {
     pub(super) fn check(&self) -> Result<(), String> {
         let least = [
             ("request_timeout", self.request_timeout),
-            ("http_header_timeout", self.http_header_timeout),
+            ("http.header_timeout", self.http_header_timeout),
+            ("http.body_timeout", self.http_body_timeout),
+            ("http.write_timeout", self.http_write_timeout),
+            ("http.idle_timeout", self.http_idle_timeout),
+            ("http.waiting_timeout", self.http_waiting_timeout),
             ("storage.checkpoint_interval", self.storage_checkpoint_interval),
             ("idempotency.window", self.idempotency_window),
             ("compute.local_program.timeout", self.compute_local_program_timeout),
@@ -239,7 +278,10 @@ impl Settings {
             }
         }
         let positive = [
-            ("http_connections_max", self.http_connections_max as u64),
+            ("http.connections_max", self.http_connections_max as u64),
+            ("http.headers_max", self.http_headers_max as u64),
+            ("http.writes_max", self.http_writes_max as u64),
+            ("http.reads_max", self.http_reads_max as u64),
             ("log.lines_max", self.log_lines_max as u64),
             ("raft.proposals_max", self.raft_proposals_max as u64),
             ("storage.checkpoint_entries", self.storage_checkpoint_entries),
@@ -252,6 +294,14 @@ impl Settings {
             if value == 0 {
                 return Err(format!("{key}: must be at least 1"));
             }
+        }
+        // hyper and every client need some room; more than this is an attack, or a mistake.
+        let (head, uri) = (self.http_head_bytes_max.as_u64(), self.http_uri_bytes_max.as_u64());
+        if !(1024..=1024 * 1024).contains(&head) {
+            return Err("http.head_bytes_max: must be 1KiB to 1MiB".to_owned());
+        }
+        if uri > head || uri > 65_534 {
+            return Err("http.uri_bytes_max: must be at most http.head_bytes_max, and 65534".to_owned());
         }
         if self.log_files_max < 2 {
             return Err("log.files_max: must be at least 2, today's file and one before it".to_owned());
@@ -355,6 +405,20 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 fn size(text: &str) -> Result<ByteSize, String> {
     text.parse().map_err(|error| format!("{error}; write it like 64MiB, or as plain bytes"))
+}
+
+/// `*`, or an origin as browsers send it: `scheme://host[:port]`, in lower case, without a path.
+fn origin(text: &str) -> Result<String, String> {
+    let plain = |host: &str| {
+        !host.is_empty()
+            && host.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase())
+            && !host.contains(['/', '?', '#', '@', ','])
+    };
+    match text.split_once("://") {
+        Some((scheme, host)) if plain(scheme) && plain(host) => Ok(text.to_owned()),
+        None if text == "*" => Ok(text.to_owned()),
+        _ => Err("must be * or like https://app.example, in lower case and without a path".to_owned()),
+    }
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

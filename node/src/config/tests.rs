@@ -26,7 +26,7 @@ fn flags_go_before_the_file() {
 
 #[test]
 fn wrong_input_names_the_key() {
-    let in_args: [(&[&str], &str); 17] = [
+    let in_args: [(&[&str], &str); 20] = [
         (&["--compute-pool-cpu-percent", "0"], "--compute-pool-cpu-percent <N>"),
         (&["--compute-cpu-pool", "1000001"], "must be a number from 0 to 1000000"),
         (&["--compute-cpu-pool-age", "1ms"], "compute.cpu.pool_age: 1ms is less than 10ms"),
@@ -38,6 +38,9 @@ fn wrong_input_names_the_key() {
         (&["--http-listen", "::1:80"], "an IPv6 address goes in brackets"),
         (&["--http-listen", "0.0.0.0:8080"], "http_listen: 0.0.0.0:8080 is reachable from outside"),
         (&["--peer-listen", "[::]:1", "--insecure"], "set no_auth (there are no tokens yet)"),
+        (&["--http-writes-max", "0"], "http.writes_max: must be at least 1"),
+        (&["--http-uri-bytes-max", "64KiB"], "http.uri_bytes_max: must be at most http.head_bytes_max"),
+        (&["--http-cors-origins", "https://App.example"], "in lower case and without a path"),
         (&["--initial-cluster", "n1=a:1,n1=b:2"], "n1 is listed twice"),
         (&["--initial-cluster", "n1=a:1,n2=a:1"], "n1 and n2 have the same address"),
         (&["--initial-cluster", "n2=a:1"], "initial_cluster: it does not list this node, n1"),
@@ -82,6 +85,8 @@ fn what_is_printed_gives_the_same_again() {
         "--compute-local-program-args=-a",
         "--compute-local-program-env=A=B=C",
         "--compute-local-program-pool=3",
+        "--http-cors-origins=https://a.example",
+        "--http-cors-origins=https://b.example:8443",
         "--insecure",
     ];
     let printed = print(&load_args(&args).unwrap());
@@ -92,7 +97,8 @@ fn what_is_printed_gives_the_same_again() {
         let key = key
             .trim_start_matches("storage_")
             .trim_start_matches("idempotency_")
-            .trim_start_matches("compute_");
+            .trim_start_matches("compute_")
+            .trim_start_matches("http_");
         assert!(printed.contains(&format!("\n{key} = ")), "{id} has no value in\n{printed}");
     }
 }

@@ -9,19 +9,84 @@ use axum::http::header::ETAG;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hearth_raft::Op;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
 
-use crate::http::conditions::{self, etag};
-use crate::http::input::{self, Consistency, JSON_BYTES_MAX};
+use crate::http::conditions::{self, IfNoneMatch, etag};
+use crate::http::input::{self, Consistency, JSON_BYTES_MAX, ReadQuery};
+use crate::http::once::OnceHeader;
+use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
 use crate::http::{App, once, view};
 
 /// Years of an age.
 const AGE_MAX: u8 = 150;
 
-/// `PUT /age` with `{"name": …, "age": …}`: appends the age to the name's list.
+errors!(AppendErrors: InvalidParameter, InvalidHeader, InvalidBody, InvalidName, InvalidAge, BodyTooLarge,
+    IdempotencyKeyReused, Overloaded, NoLeader, OutcomeUnknown, StorageFull);
+errors!(ListErrors: InvalidName, InvalidParameter, InvalidHeader, Overloaded, NoLeader);
+errors!(DeleteErrors: InvalidName, InvalidParameter, InvalidHeader, IdempotencyKeyReused, Overloaded,
+    NoLeader, OutcomeUnknown);
+
+/// What an append did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Appended {
+    name: String,
+    #[schema(minimum = 0, maximum = 150)]
+    age: u8,
+    /// The list's revision.
+    #[schema(minimum = 1)]
+    revision: u64,
+}
+
+/// What to append; other fields are ignored.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "says what is accepted; the parser names the wrong field, which serde would not")]
+pub(super) struct Append {
+    /// 1 to 256 bytes.
+    #[schema(min_length = 1, max_length = 256)]
+    name: String,
+    /// An integer from 0 to 150, or a string with its digits.
+    #[schema(schema_with = age_schema)]
+    age: u8,
+}
+
+/// A number, or its digits as text.
+fn age_schema() -> Schema {
+    let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(AGE_MAX));
+    let digits =
+        ObjectBuilder::new().schema_type(Type::String).pattern(Some("^(0|[1-9][0-9]?|1[0-4][0-9]|150)$"));
+    OneOfBuilder::new().item(number).item(digits).build().into()
+}
+
+/// The answer of a read, as the document describes it: `[[name, age], …]`.
+struct Ages;
+
+impl utoipa::PartialSchema for Ages {
+    fn schema() -> RefOr<Schema> {
+        let name = ObjectBuilder::new().schema_type(Type::String);
+        let age = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(AGE_MAX));
+        // A tuple: but utoipa writes those in the form of JSON Schema's draft 7, which 3.1 is not.
+        let either = OneOfBuilder::new().item(name).item(age);
+        let pair = ArrayBuilder::new().items(either).min_items(Some(2)).max_items(Some(2));
+        ArrayBuilder::new().items(pair).into()
+    }
+}
+
+impl ToSchema for Ages {}
+
+/// Append an age
 ///
-/// 200 `{"name","age","revision"}`. 400 naming the field when the body is not such an object.
+/// The list of a name only grows at its end.
+#[utoipa::path(
+    put, path = "/age", tag = "ages", operation_id = "age_append",
+    params(OnceHeader),
+    request_body(content = Append),
+    responses((status = 200, description = "Appended", body = Appended), AppendErrors),
+)]
 pub(super) async fn append(
     State(app): State<Arc<App>>,
     uri: Uri,
@@ -32,12 +97,26 @@ pub(super) async fn append(
     let (name, age) = parse(&input::body("body", &headers, body, JSON_BYTES_MAX).await?)?;
     let op = Op::AgeAppend { name: name.clone(), age };
     let (written, headers) = once::write(app.store()?, &headers, &op).await?;
-    let body = Json(json!({"name": name, "age": age, "revision": written.revision}));
-    Ok((headers, body).into_response())
+    Ok((headers, Json(Appended { name, age, revision: written.revision })).into_response())
 }
 
-/// `GET /age/{name}`: `[["name", age], …]` in the order of the appends; `[]` for an unknown name.
-/// 304 when `If-None-Match` lists its revision.
+/// Read the ages of a name
+///
+/// Pairs of the name and an age, in the order of the appends; none for an unknown name.
+#[utoipa::path(
+    get, path = "/age/{name}", tag = "ages", operation_id = "age_list",
+    params(
+        ("name" = String, Path, description = "1 to 256 bytes of UTF-8, percent-encoded", min_length = 1, max_length = 256),
+        ReadQuery, IfNoneMatch,
+    ),
+    responses(
+        (status = 200, description = "The list", body = Ages,
+            headers(("etag" = String, description = "The list's revision in quotes, when there is one"))),
+        (status = 304, description = "If-None-Match has its revision",
+            headers(("etag" = String, description = "The list's revision in quotes"))),
+        ListErrors,
+    ),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     uri: Uri,
@@ -59,7 +138,17 @@ pub(super) async fn list(
     Ok((headers, Json(rows)).into_response())
 }
 
-/// `DELETE /age/{name}`: removes the whole list. 204, also when there was none.
+/// Remove the ages of a name
+///
+/// The whole list; also when there is none.
+#[utoipa::path(
+    delete, path = "/age/{name}", tag = "ages", operation_id = "age_delete",
+    params(
+        ("name" = String, Path, description = "1 to 256 bytes of UTF-8, percent-encoded", min_length = 1, max_length = 256),
+        OnceHeader,
+    ),
+    responses((status = 204, description = "It is gone"), DeleteErrors),
+)]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
     uri: Uri,
@@ -100,6 +189,10 @@ fn parse(body: &[u8]) -> Result<(String, u8), Problem> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -134,6 +227,32 @@ mod tests {
                 }
                 (got, _) => panic!("{body}: {got:?}"),
             }
+        }
+    }
+
+    proptest! {
+        /// No bytes make it panic, and what it takes is within its bounds.
+        #[test]
+        fn any_bytes(body in vec(any::<u8>(), 0..200)) {
+            if let Ok((name, age)) = parse(&body) {
+                prop_assert!((1..=256).contains(&name.len()) && age <= AGE_MAX);
+            }
+        }
+
+        /// Anything shaped like JSON neither.
+        #[test]
+        fn any_json(body in "[\\[{]?(\"(name|age|x)\"[:,]|[-0-9.e]{1,25}|\"[^\"]{0,9}\"|null|[\\[\\]{},:]){0,12}") {
+            if let Ok((name, age)) = parse(body.as_bytes()) {
+                prop_assert!((1..=256).contains(&name.len()) && age <= AGE_MAX);
+            }
+        }
+
+        /// Every name and age there may be come out as they went in.
+        #[test]
+        fn accepted_is_kept(name in "\\PC{1,64}", age in 0..=AGE_MAX, as_text: bool) {
+            let given = if as_text { json!(age.to_string()) } else { json!(age) };
+            let body = json!({"name": name, "age": given}).to_string();
+            prop_assert_eq!(parse(body.as_bytes()).unwrap(), (name, age));
         }
     }
 }

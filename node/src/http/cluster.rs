@@ -7,12 +7,14 @@ use axum::extract::State;
 use axum::http::Uri;
 use hearth_raft::MemberStatus;
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::http::openapi::errors;
 use crate::http::problem::Problem;
 use crate::http::{App, input};
 
 /// The cluster, as JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Cluster {
     /// 32 hexadecimal digits.
     cluster_id: String,
@@ -26,8 +28,8 @@ pub(super) struct Cluster {
 }
 
 /// One member. What only the member itself can say is null when it did not answer in time.
-#[derive(Debug, Default, Serialize)]
-struct Member {
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Member {
     id: u64,
     name: String,
     role: &'static str,
@@ -51,7 +53,15 @@ struct Member {
     error: Option<String>,
 }
 
-/// `GET /v1/cluster`: asks every member at once; takes at most half a second.
+errors!(StatusErrors: InvalidParameter, NoLeader);
+
+/// The members as this node sees them
+///
+/// Asks every member at once; takes at most half a second.
+#[utoipa::path(
+    get, path = "/v1/cluster", tag = "cluster", operation_id = "cluster_status",
+    responses((status = 200, description = "The cluster", body = Cluster), StatusErrors),
+)]
 pub(super) async fn status(State(app): State<Arc<App>>, uri: Uri) -> Result<Json<Cluster>, Problem> {
     input::no_query(&uri)?;
     let store = app.store()?;

@@ -10,12 +10,16 @@ use axum::http::{HeaderName, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 use prometheus::Registry;
 use serde::Serialize;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use crate::compute::cpu::{Cpu, CpuConfig};
 use crate::compute::local_program::{LocalProgram, LocalProgramConfig};
 use crate::compute::metrics::ComputeMetrics;
 use crate::compute::pool::{Answer, PoolConfig};
 use crate::config::Settings;
+use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
 use crate::http::{App, input};
 
@@ -95,8 +99,45 @@ fn shipped_program(args: &[String]) -> anyhow::Result<(PathBuf, Vec<String>)> {
     Ok((executable, all))
 }
 
-/// `GET /cpu`: the sum of 100,000 draws on 0..=100, as a JSON number; with `?count=N` so many of them, as a
-/// JSON array.
+errors!(CpuErrors: InvalidParameter, Overloaded, Internal);
+errors!(LocalProgramErrors: InvalidParameter, Overloaded, ProgramFailed, ProgramTimeout);
+
+/// The query of `/cpu`, as [`count`] reads it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "says what is accepted; the parser refuses unknown and doubled parameters")]
+pub(super) struct CpuQuery {
+    /// How many sums; they come in an array then, also when it is one.
+    #[param(minimum = 1, maximum = 1000)]
+    count: Option<u16>,
+}
+
+/// The answer of `/cpu`, as the document describes it: a sum, or several.
+struct Sums;
+
+impl PartialSchema for Sums {
+    fn schema() -> RefOr<Schema> {
+        let sum =
+            || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(10_000_000));
+        let sums = ArrayBuilder::new().items(sum()).min_items(Some(1)).max_items(Some(COUNT_MAX));
+        OneOfBuilder::new().item(sum()).item(sums).into()
+    }
+}
+
+impl ToSchema for Sums {}
+
+/// Sum of random integers
+///
+/// 100,000 of them, each uniform on 0 to 100. Every sum is drawn anew and answered once.
+#[utoipa::path(
+    get, path = "/cpu", tag = "compute", operation_id = "cpu",
+    params(CpuQuery),
+    responses(
+        (status = 200, description = "The sum, or with `count` as many in an array", body = Sums, content_type = "application/json",
+            headers(("hearth-source" = String, description = "`pool` when it was made ahead, else `live`"))),
+        CpuErrors,
+    ),
+)]
 pub(super) async fn cpu(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     match count(&uri)? {
         None => Ok(answer(app.compute.cpu.answer().await?)),
@@ -104,7 +145,15 @@ pub(super) async fn cpu(State(app): State<Arc<App>>, uri: Uri) -> Result<Respons
     }
 }
 
-/// `GET /local_program`: the exit status of the configured program, as a JSON number.
+/// Exit status of the configured program
+#[utoipa::path(
+    get, path = "/local_program", tag = "compute", operation_id = "local_program",
+    responses(
+        (status = 200, description = "The exit status", body = u8, content_type = "application/json",
+            headers(("hearth-source" = String, description = "`pool` when it was made ahead, else `live`"))),
+        LocalProgramErrors,
+    ),
+)]
 pub(super) async fn local_program(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     input::no_query(&uri)?;
     Ok(answer(app.compute.local_program.run().await?))

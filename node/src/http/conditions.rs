@@ -3,11 +3,44 @@
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use hearth_raft::Expect;
+use utoipa::IntoParams;
 
 use crate::http::problem::{Code, Problem};
 
 /// Entity tags that one header may list.
 const TAGS_MAX: usize = 64;
+
+/// The condition of a read, as [`has_already`] reads it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "says what is accepted; several header lines count as one")]
+pub(super) struct IfNoneMatch {
+    /// ETags that the client has, like `"5"`, or `*`: the answer is 304 when the current one is among them.
+    #[param(
+        rename = "If-None-Match",
+        pattern = r#"^(\*|(W/)?"[0-9a-z]{1,20}"(, ?(W/)?"[0-9a-z]{1,20}"){0,63})$"#
+    )]
+    if_none_match: Option<String>,
+}
+
+/// The conditions of a write, as [`of_write`] reads them.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "says what is accepted; several header lines count as one")]
+pub(super) struct WriteConditions {
+    /// Write only if the key has one of these ETags, like `"5"`; with `*` if it exists.
+    #[param(
+        rename = "If-Match",
+        pattern = r#"^(\*|(W/)?"[0-9a-z]{1,20}"(, ?(W/)?"[0-9a-z]{1,20}"){0,63})$"#
+    )]
+    if_match: Option<String>,
+    /// Write only if the key has none of these ETags; with `*` if it does not exist.
+    #[param(
+        rename = "If-None-Match",
+        pattern = r#"^(\*|(W/)?"[0-9a-z]{1,20}"(, ?(W/)?"[0-9a-z]{1,20}"){0,63})$"#
+    )]
+    if_none_match: Option<String>,
+}
 
 /// What `If-Match` or `If-None-Match` lists.
 enum Tags {
@@ -76,7 +109,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem>
                 None => (tag, false),
             };
             let inner = opaque.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-            let inner = inner.ok_or_else(|| wrong(&format!("{tag:?} is not an entity tag like \"5\"")))?;
+            let inner = inner.ok_or_else(|| wrong(&format!("{tag} is not in quotes, like \"5\"")))?;
             // "05" is another tag than "5".
             if let Some(revision) = inner.parse().ok().filter(|revision: &u64| revision.to_string() == inner)
             {
@@ -118,9 +151,9 @@ mod tests {
                 vec![(IF_MATCH, "*"), (IF_NONE_MATCH, "\"5\"")],
                 Ok(vec![Expect::Exists, Expect::NotRevisions(vec![5])]),
             ),
-            (vec![(IF_MATCH, "5")], Err("if-match: \\\"5\\\" is not an entity tag")),
+            (vec![(IF_MATCH, "5")], Err("if-match: 5 is not in quotes, like")),
             (vec![(IF_MATCH, "")], Err("if-match: empty")),
-            (vec![(IF_NONE_MATCH, "\"")], Err("is not an entity tag")),
+            (vec![(IF_NONE_MATCH, "\"")], Err("is not in quotes, like")),
         ];
         for (given, expected) in cases {
             match (of_write(&headers(&given)), expected) {

@@ -7,19 +7,51 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 
+use utoipa::IntoParams;
+
 use crate::http::App;
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "says what is accepted")]
+struct ReportQuery {
+    /// A line for every check, not only for those that fail.
+    verbose: Option<bool>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "says what is accepted")]
+struct ExcludeQuery {
+    /// A check to leave out; a load balancer leaves out `disk`, because reads and deletes go on.
+    exclude: Option<String>,
+}
 
 /// Committed entries that a node may lack and still count as caught up.
 const APPLY_LAG_MAX: u64 = 10_000;
 
-/// `GET /livez`: 200 as long as the process answers.
+/// Whether the process answers
+#[utoipa::path(
+    get, path = "/livez", tag = "health", operation_id = "livez",
+    params(ReportQuery),
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain")),
+)]
 pub(super) async fn live(uri: Uri) -> Response {
     report(&uri, &[("process", Ok(()))])
 }
 
-/// `GET /readyz`: 200 when the node can serve the store, else 503 naming the checks that fail.
-/// With `?verbose` every check has a line: `[+]name ok` or `[-]name failed: why`. `?exclude=name`
-/// leaves a check out: a load balancer excludes `disk`, because reads and deletes go on.
+/// Whether this node can serve the store
+///
+/// Names the checks that fail; with `verbose` every check has a line, `[+]name ok` or
+/// `[-]name failed: why`.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health", operation_id = "readyz",
+    params(ReportQuery, ExcludeQuery),
+    responses(
+        (status = 200, description = "It can", body = String, content_type = "text/plain"),
+        (status = 503, description = "It cannot; the failing checks", body = String, content_type = "text/plain"),
+    ),
+)]
 pub(super) async fn ready(State(app): State<Arc<App>>, uri: Uri) -> Response {
     let query = uri.query().unwrap_or_default();
     let excluded: Vec<&str> = query.split('&').filter_map(|pair| pair.strip_prefix("exclude=")).collect();
@@ -28,7 +60,16 @@ pub(super) async fn ready(State(app): State<Arc<App>>, uri: Uri) -> Response {
     report(&uri, &checks)
 }
 
-/// `GET /leader`: 200 on the leader, 503 elsewhere; names the leader when one is known.
+/// Whether this node leads
+///
+/// The body names the leader, or is `none`.
+#[utoipa::path(
+    get, path = "/leader", tag = "health", operation_id = "leader",
+    responses(
+        (status = 200, description = "It leads", body = String, content_type = "text/plain"),
+        (status = 503, description = "It does not", body = String, content_type = "text/plain"),
+    ),
+)]
 pub(super) async fn leader(State(app): State<Arc<App>>) -> Response {
     let standing = app.store.get().map(|store| store.standing());
     let is_leader = standing.as_ref().is_some_and(|standing| standing.is_leader) && !app.is_stopping();

@@ -8,7 +8,9 @@ use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
+use utoipa::IntoParams;
 
+use crate::http::connection::BodyTimeout;
 use crate::http::parameters::Parameters;
 use crate::http::problem::{Code, Problem};
 
@@ -22,6 +24,21 @@ pub(crate) const NAME_BYTES_MAX: usize = 256;
 pub(crate) const JSON_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a media type.
 pub(crate) const CONTENT_TYPE_BYTES_MAX: usize = 256;
+
+/// The query of a read, as [`Consistency::from_query`] reads it: only one of both.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "says what is accepted; the parser refuses unknown and doubled parameters")]
+pub(super) struct ReadQuery {
+    /// `linearizable` (the default) includes every write acknowledged before the read began; `local` is what
+    /// this node has applied.
+    #[param(pattern = "^(linearizable|local)$")]
+    consistency: Option<String>,
+    /// Like `500ms`: answered from this node when its state is proven to be at most that old, else
+    /// linearizable. Not together with `consistency`.
+    #[param(pattern = "^[0-9]{1,9}(ms|s|m)$")]
+    max_staleness: Option<String>,
+}
 
 /// What a read promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,12 +140,24 @@ pub(crate) async fn body(
     match Limited::new(body, bytes_max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large("too many")),
+        Err(error) if is_timeout(&*error) => {
+            Err(Problem::new(Code::ClientTimeout, format!("{field}: {error} (http.body_timeout)")))
+        }
         Err(error) => Err(Problem::new(Code::InvalidBody, format!("{field}: {error}"))),
     }
 }
 
+/// Whether the cause is that the body did not arrive in time.
+fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<BodyTimeout>() || error.source().is_some_and(is_timeout)
+}
+
 #[cfg(test)]
 mod tests {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn detail(result: Result<String, Problem>) -> String {
@@ -183,6 +212,63 @@ mod tests {
                 }
                 (got, _) => panic!("{uri}: {got:?}"),
             }
+        }
+    }
+
+    fn encoded(text: &str, keep_slashes: bool) -> String {
+        let all = utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        if keep_slashes { all.replace("%2F", "/") } else { all }
+    }
+
+    proptest! {
+        /// Every key there may be comes out as it went in, encoded or with its slashes as they are.
+        #[test]
+        fn keys_round_trip(key_in in "\\PC{1,256}|[\u{0}-\u{7f}]{1,64}|[/.%]{1,16}", slashes: bool) {
+            let uri = format!("/v1/kv/{}", encoded(&key_in, slashes)).parse().unwrap();
+            prop_assert_eq!(key(&uri).unwrap(), key_in);
+        }
+
+        /// The same of names, up to their limit.
+        #[test]
+        fn names_round_trip(name_in in "\\PC{1,100}") {
+            let uri = format!("/age/{}", encoded(&name_in, false)).parse().unwrap();
+            match name(&uri) {
+                Ok(name) => prop_assert_eq!(name, name_in),
+                Err(problem) => prop_assert!(name_in.len() > NAME_BYTES_MAX, "{problem:?}"),
+            }
+        }
+
+        /// No path makes the parsers panic; what they take is within its bounds, and encoded anew it is
+        /// taken for the same.
+        #[test]
+        fn any_path(tail in vec(prop_oneof![Just(b'%'), Just(b'/'), any::<u8>()], 0..80)) {
+            for prefix in ["/v1/kv/", "/age/", "/"] {
+                let Ok(uri) = Uri::try_from([prefix.as_bytes(), &tail].concat()) else { continue };
+                if let Ok(taken) = key(&uri) {
+                    prop_assert!((1..=KEY_BYTES_MAX).contains(&taken.len()));
+                    let again = format!("/v1/kv/{}", encoded(&taken, true)).parse().unwrap();
+                    prop_assert_eq!(key(&again).unwrap(), taken);
+                }
+                if let Ok(taken) = name(&uri) {
+                    prop_assert!((1..=NAME_BYTES_MAX).contains(&taken.len()));
+                }
+            }
+        }
+
+        /// No query makes the parser panic; what it takes says the same written plainly.
+        #[test]
+        fn any_query(query in "((consistency|max_staleness|c|)(=|)(linearizable|local|[0-9]{0,25}(ms|s|h|y|)|\\PC{0,5})(&|)){0,3}") {
+            let Ok(uri) = Uri::try_from(format!("/k?{query}")) else { return Ok(()) };
+            let Ok(taken) = Consistency::from_query(&uri) else { return Ok(()) };
+            let plain = match taken {
+                Consistency::Linearizable => "consistency=linearizable".to_owned(),
+                Consistency::Local => "consistency=local".to_owned(),
+                Consistency::Within(time) => {
+                    format!("max_staleness={}", humantime::format_duration(time).to_string().replace(' ', ""))
+                }
+            };
+            let again = Consistency::from_query(&format!("/k?{plain}").parse().unwrap());
+            prop_assert_eq!(again.unwrap(), taken);
         }
     }
 }

@@ -11,10 +11,13 @@ use axum::http::header::{CONTENT_TYPE, ETAG};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hearth_raft::{Op, Reply};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 
-use crate::http::conditions::{self, etag};
-use crate::http::input::{self, CONTENT_TYPE_BYTES_MAX, Consistency, VALUE_BYTES_MAX};
+use crate::http::conditions::{self, IfNoneMatch, WriteConditions, etag};
+use crate::http::input::{self, CONTENT_TYPE_BYTES_MAX, Consistency, ReadQuery, VALUE_BYTES_MAX};
+use crate::http::once::OnceHeader;
+use crate::http::openapi::errors;
 use crate::http::parameters::{Parameters, invalid};
 use crate::http::problem::{Code, Problem};
 use crate::http::{App, once, view};
@@ -26,8 +29,57 @@ const HEARTH_EXPIRES_IN: HeaderName = HeaderName::from_static("hearth-expires-in
 /// The longest time to live: a hundred years.
 const TTL_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
-/// `GET /v1/kv/{key}?consistency=`: the value, with its revision as `ETag`. 304 when `If-None-Match`
-/// lists that. 404 `key_not_found`.
+errors!(GetErrors: InvalidKey, InvalidParameter, InvalidHeader, KeyNotFound, KeyTooLong, Overloaded, NoLeader);
+errors!(PutErrors: InvalidKey, InvalidParameter, InvalidHeader, InvalidBody, PreconditionFailed, BodyTooLarge,
+    KeyTooLong, IdempotencyKeyReused, Overloaded, NoLeader, OutcomeUnknown, StorageFull);
+errors!(DeleteErrors: InvalidKey, InvalidParameter, InvalidHeader, KeyNotFound, PreconditionFailed, KeyTooLong,
+    IdempotencyKeyReused, Overloaded, NoLeader, OutcomeUnknown);
+
+/// The query of a put.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "says what is accepted; the parser refuses unknown and doubled parameters")]
+pub(super) struct PutQuery {
+    /// Like `30s`: the key goes away by itself after that time, 1 ms to 100 years. Without it the key stays,
+    /// also if it had a time before.
+    #[param(pattern = "^[1-9][0-9]{0,8}(ms|s|m)$")]
+    ttl: Option<String>,
+}
+
+/// What a put did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Put {
+    key: String,
+    /// The key's revision, which is also its ETag.
+    #[schema(minimum = 1)]
+    revision: u64,
+    /// Whether the key was not there before.
+    created: bool,
+}
+
+/// Read a key
+///
+/// The value as it was put, with its Content-Type, and its revision as ETag.
+#[utoipa::path(
+    get, path = "/v1/kv/{key}", tag = "keys", operation_id = "kv_get",
+    params(
+        ("key" = String, Path, description = "1 to 1,024 bytes of UTF-8, percent-encoded; slashes may stand as they are", min_length = 1, max_length = 1024),
+        ReadQuery, IfNoneMatch,
+    ),
+    responses(
+        (status = 200, description = "The value", body = serde_json::Value, content_type = "*/*",
+            headers(
+                ("etag" = String, description = "The key's revision in quotes"),
+                ("hearth-expires-in" = String, description = "Until the key goes away by itself, like `1500ms`; absent when it stays"),
+            )),
+        (status = 304, description = "If-None-Match has its revision",
+            headers(
+                ("etag" = String, description = "The key's revision in quotes"),
+                ("hearth-expires-in" = String, description = "Until the key goes away by itself, like `1500ms`; absent when it stays"),
+            )),
+        GetErrors,
+    ),
+)]
 pub(super) async fn get(
     State(app): State<Arc<App>>,
     uri: Uri,
@@ -58,9 +110,24 @@ pub(super) async fn get(
     Ok((headers, record.value.clone()).into_response())
 }
 
-/// `PUT /v1/kv/{key}?ttl=` with the value as the body: 201 when it created the key, else 200, with
-/// `{"key","revision","created"}`. 412 `precondition_failed` when `If-Match` or `If-None-Match` does
-/// not hold.
+/// Write a key
+///
+/// The body is the value, up to 1 MiB of any bytes; its Content-Type is kept.
+#[utoipa::path(
+    put, path = "/v1/kv/{key}", tag = "keys", operation_id = "kv_put",
+    params(
+        ("key" = String, Path, description = "1 to 1,024 bytes of UTF-8, percent-encoded; slashes may stand as they are", min_length = 1, max_length = 1024),
+        PutQuery, WriteConditions, OnceHeader,
+    ),
+    request_body(content_type = "application/octet-stream", description = "The value; any Content-Type of up to 256 bytes"),
+    responses(
+        (status = 200, description = "Overwritten", body = Put,
+            headers(("etag" = String, description = "The key's revision in quotes"))),
+        (status = 201, description = "Created", body = Put,
+            headers(("etag" = String, description = "The key's revision in quotes"))),
+        PutErrors,
+    ),
+)]
 pub(super) async fn put(
     State(app): State<Arc<App>>,
     uri: Uri,
@@ -83,12 +150,20 @@ pub(super) async fn put(
         _ => return Err(Problem::unexpected()),
     };
     headers.insert(ETAG, etag(written.revision));
-    let body = Json(json!({"key": key, "revision": written.revision, "created": created}));
+    let body = Json(Put { key, revision: written.revision, created });
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, headers, body).into_response())
 }
 
-/// `DELETE /v1/kv/{key}`: 204, or 404 `key_not_found`. 412 as for a put.
+/// Delete a key
+#[utoipa::path(
+    delete, path = "/v1/kv/{key}", tag = "keys", operation_id = "kv_delete",
+    params(
+        ("key" = String, Path, description = "1 to 1,024 bytes of UTF-8, percent-encoded; slashes may stand as they are", min_length = 1, max_length = 1024),
+        WriteConditions, OnceHeader,
+    ),
+    responses((status = 204, description = "It is gone"), DeleteErrors),
+)]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
     uri: Uri,

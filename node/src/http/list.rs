@@ -10,9 +10,11 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hearth_raft::{Op, Record, Reply};
 use serde::Serialize;
-use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
-use crate::http::input;
+use crate::http::input::{self, ReadQuery};
+use crate::http::once::OnceHeader;
+use crate::http::openapi::errors;
 use crate::http::parameters::{Parameters, invalid};
 use crate::http::problem::{Code, Problem};
 use crate::http::{App, data_headers, once, view};
@@ -23,9 +25,47 @@ const LIMIT_DEFAULT: u64 = 100;
 /// Bytes of keys and values of one page; a page ends behind the key that exceeds it.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
+errors!(ListErrors: InvalidParameter, KeyTooLong, Overloaded, NoLeader, RevisionNotReached);
+errors!(DeleteErrors: InvalidParameter, InvalidHeader, PrefixTooLarge, KeyTooLong, IdempotencyKeyReused,
+    Overloaded, NoLeader, OutcomeUnknown);
+
+/// The query of a list, beside [`ReadQuery`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "says what is accepted; the parser refuses unknown and doubled parameters")]
+pub(super) struct ListQuery {
+    /// What the keys begin with, up to 1,024 bytes; without it, all keys.
+    #[param(max_length = 1024)]
+    prefix: Option<String>,
+    /// Only keys behind this one, in the order of the list: `next` of the page before.
+    after: Option<String>,
+    /// How many keys at most; a page also ends behind 4 MiB.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+    /// Whether to give the values too.
+    #[param(default = false)]
+    values: Option<bool>,
+    /// Whether to go from the last key to the first.
+    #[param(default = false)]
+    reverse: Option<bool>,
+    /// A revision that the answer reflects at least: with the first page's, no later page is older,
+    /// whichever node answers.
+    at: Option<u64>,
+}
+
+/// The query of a removal.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "says what is accepted; the parser refuses unknown and doubled parameters")]
+pub(super) struct DeleteQuery {
+    /// What the keys begin with that are removed, 1 to 1,024 bytes.
+    #[param(min_length = 1, max_length = 1024)]
+    prefix: String,
+}
+
 /// A page of keys.
-#[derive(Debug, Serialize)]
-struct Page<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Page<'a> {
     /// The store's revision that all of the page reflects.
     revision: u64,
     items: Vec<Item<'a>>,
@@ -34,26 +74,45 @@ struct Page<'a> {
 }
 
 /// A key of a page.
-#[derive(Debug, Serialize)]
-struct Item<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Item<'a> {
     key: &'a str,
+    /// Of its last write; its ETag.
+    #[schema(minimum = 1)]
     revision: u64,
+    /// Of the write that created it.
+    #[schema(minimum = 1)]
     created_revision: u64,
     /// Bytes of the value.
     size: usize,
+    /// As it was put; null when it was put without one.
     content_type: Option<&'a str>,
+    /// Until the key goes away by itself; null when it stays.
     expires_in_ms: Option<u64>,
     /// Base64; only with `values=true`.
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
 }
 
-/// `GET /v1/kv?prefix=&after=&limit=&values=&reverse=&at=`, `consistency=` or `max_staleness=`: the keys
-/// that begin with `prefix`, in byte order, and behind `after` in that order.
+/// What a removal did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PrefixDeleted {
+    /// How many keys were removed.
+    deleted: u64,
+    /// The store's revision behind it.
+    #[schema(minimum = 1)]
+    revision: u64,
+}
+
+/// List keys
 ///
-/// A walk gives each page's `next` as `after`: it sees every key that is there all the time exactly
-/// once. `at` is a revision that the answer reflects at least; with the first page's, no later page is
-/// older, from whichever node. 503 `revision_not_reached` when this node does not get there in time.
+/// The keys that begin with `prefix`, in byte order, and behind `after` in that order. A walk gives each
+/// page's `next` as `after`: it sees every key that is there all the time exactly once.
+#[utoipa::path(
+    get, path = "/v1/kv", tag = "keys", operation_id = "kv_list",
+    params(ListQuery, ReadQuery),
+    responses((status = 200, description = "A page of keys", body = Page<'static>), ListErrors),
+)]
 pub(super) async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     const OWN: [&str; 6] = ["prefix", "after", "limit", "values", "reverse", "at"];
     let known = [&OWN[..], &input::Consistency::PARAMETERS].concat();
@@ -119,8 +178,14 @@ fn item<'a>(key: &'a str, record: &'a Record, clock_ms: u64, values: bool) -> It
     }
 }
 
-/// `DELETE /v1/kv?prefix=`: removes every key that begins with `prefix`, at once; `{"deleted","revision"}`.
-/// 413 `prefix_too_large` when there are more than one command may remove.
+/// Delete keys by prefix
+///
+/// All of them at once, or none when there are more than one command may remove.
+#[utoipa::path(
+    delete, path = "/v1/kv", tag = "keys", operation_id = "kv_delete_prefix",
+    params(DeleteQuery, OnceHeader),
+    responses((status = 200, description = "They are gone", body = PrefixDeleted), DeleteErrors),
+)]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
     uri: Uri,
@@ -135,7 +200,7 @@ pub(super) async fn delete(
         once::write(app.store()?, &asked, &Op::DeletePrefix { prefix: prefix.clone() }).await?;
     match written.reply {
         Reply::PrefixDeleted { keys } => {
-            let body = Json(json!({"deleted": keys, "revision": written.revision}));
+            let body = Json(PrefixDeleted { deleted: keys, revision: written.revision });
             Ok((headers, body).into_response())
         }
         Reply::PrefixTooLarge { keys_max } => {

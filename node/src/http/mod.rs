@@ -1,26 +1,34 @@
 //! The HTTP edge: routes, and what surrounds every request.
 //!
-//! A request walks straight: [`server`] accepts the connection, [`observe`] gives it an id, counts
-//! and times it, a handler in the file named after its resource parses it and calls the store or the
-//! compute endpoints in one line, and errors become problem details in [`problem`].
+//! A request walks straight: [`server`] accepts the connection, [`connection`] keeps its time,
+//! [`edge`] gives the request an id, bounds its head, counts and times it, [`routes`] finds the
+//! handler in the file named after its resource, which parses it and calls the store or the compute
+//! endpoints in one line, and errors become problem details in [`problem`]. [`endpoints`] is the one list
+//! of what is served; the OpenAPI document is made from it.
 //!
 //! **Invariants.** Every answer carries `Hearth-Node` and `Hearth-Request-Id`. Every error is
-//! `application/problem+json` and says whether the request was applied. Bodies are bounded before
-//! they are read.
+//! `application/problem+json` and says whether the request was applied, also for what is not HTTP.
+//! Heads, bodies, waits and the work on the store are bounded before memory is spent on them.
 
+mod admission;
 mod age;
 mod cluster;
 mod compute;
 mod conditions;
+mod connection;
+mod cors;
+mod docs;
+mod edge;
 mod health;
 mod input;
 mod kv;
 mod list;
 mod metrics;
-mod observe;
 mod once;
+mod openapi;
 mod parameters;
 mod problem;
+mod routes;
 pub(crate) mod server;
 mod txn;
 
@@ -28,22 +36,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::routing::{get, post, put};
+use bytes::Bytes;
 use hearth_raft::{Store, View};
 use prometheus::Registry;
 
+pub(crate) use self::admission::{AdmissionLimits, Gate};
 pub(crate) use self::compute::Compute;
+pub(crate) use self::edge::{Edge, RequestLimits};
 use self::metrics::HttpMetrics;
 use self::problem::{Code, Problem};
+use self::routes::{Served, served};
 
 /// What the handlers share.
 pub(crate) struct App {
     /// This node's name, for `Hearth-Node`.
     pub(crate) name: String,
     /// Empty until the cluster is formed and the state is loaded; see [`App::store`].
-    pub(crate) store: OnceLock<Arc<Store>>,
+    pub(crate) store: OnceLock<Gate>,
     /// Set when the node was told to stop.
     pub(crate) stopping: AtomicBool,
     /// The endpoints that never touch the store.
@@ -53,6 +63,8 @@ pub(crate) struct App {
     pub(crate) http_metrics: HttpMetrics,
     /// Requests that take longer are logged as warnings.
     pub(crate) slow_request: Duration,
+    /// What `/openapi.json` answers.
+    document: OnceLock<Bytes>,
 }
 
 impl App {
@@ -71,12 +83,13 @@ impl App {
             registry,
             http_metrics,
             slow_request,
+            document: OnceLock::new(),
         }))
     }
 
     /// The store, once it is open.
-    fn store(&self) -> Result<&Store, Problem> {
-        self.store.get().map(Arc::as_ref).ok_or_else(|| {
+    fn store(&self) -> Result<&Gate, Problem> {
+        self.store.get().ok_or_else(|| {
             Problem::new(
                 Code::NoLeader,
                 "this node is starting: it waits for the cluster to be formed or loads its state",
@@ -84,30 +97,43 @@ impl App {
         })
     }
 
+    /// What `/openapi.json` answers, set once.
+    fn set_document(&self, json: Vec<u8>) {
+        // A second one would be the same.
+        let _ = self.document.set(json.into());
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 }
 
-/// All routes.
-pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/cpu", get(compute::cpu))
-        .route("/local_program", get(compute::local_program))
-        .route("/age", put(age::append))
-        .route("/age/{*name}", get(age::list).delete(age::delete))
-        .route("/v1/kv", get(list::list).delete(list::delete))
-        .route("/v1/txn", post(txn::apply))
-        .route("/v1/kv/{*key}", get(kv::get).put(kv::put).delete(kv::delete))
-        .route("/v1/cluster", get(cluster::status))
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/leader", get(health::leader))
-        .route("/metrics", get(metrics::scrape))
-        .fallback(problem::unknown_path)
-        .method_not_allowed_fallback(problem::wrong_method)
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), observe::observe))
-        .with_state(app)
+/// The paths whose last parameter takes all that follows, slashes too.
+const WHOLE_TAILS: [&str; 2] = ["/age/{name}", "/v1/kv/{key}"];
+
+/// Everything that is served. Paths and methods are in the handlers' annotations; see [`openapi`] on how
+/// to add one.
+fn endpoints() -> Vec<Served> {
+    vec![
+        served::<compute::__path_cpu, _, _>(compute::cpu),
+        served::<compute::__path_local_program, _, _>(compute::local_program),
+        served::<age::__path_append, _, _>(age::append),
+        served::<age::__path_list, _, _>(age::list),
+        served::<age::__path_delete, _, _>(age::delete),
+        served::<list::__path_list, _, _>(list::list),
+        served::<list::__path_delete, _, _>(list::delete),
+        served::<txn::__path_apply, _, _>(txn::apply),
+        served::<kv::__path_get, _, _>(kv::get),
+        served::<kv::__path_put, _, _>(kv::put),
+        served::<kv::__path_delete, _, _>(kv::delete),
+        served::<cluster::__path_status, _, _>(cluster::status),
+        served::<health::__path_live, _, _>(health::live),
+        served::<health::__path_ready, _, _>(health::ready),
+        served::<health::__path_leader, _, _>(health::leader),
+        served::<metrics::__path_scrape, _, _>(metrics::scrape),
+        served::<docs::__path_document, _, _>(docs::document),
+        served::<docs::__path_page, _, _>(docs::page),
+    ]
 }
 
 const HEARTH_REVISION: HeaderName = HeaderName::from_static("hearth-revision");
@@ -128,7 +154,7 @@ fn data_headers(store: &Store, revision: u64) -> HeaderMap {
 }
 
 /// The view that a read asked for, and the headers that say what it is.
-async fn view(store: &Store, consistency: input::Consistency) -> Result<(View, HeaderMap), Problem> {
+async fn view(store: &Gate, consistency: input::Consistency) -> Result<(View, HeaderMap), Problem> {
     let (view, age_max) = match consistency {
         input::Consistency::Local => store.local_view(),
         input::Consistency::Within(age_max) => (store.view_within(age_max).await?, None),

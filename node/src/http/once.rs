@@ -1,19 +1,30 @@
 //! `Idempotency-Key`: a write that may be sent any number of times and is applied once.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use hearth_raft::{IdempotencyKey, Op, Reply, Store, Written};
+use hearth_raft::{IdempotencyKey, Op, Reply, Written};
+use utoipa::IntoParams;
 
-use crate::http::data_headers;
 use crate::http::problem::{Code, Problem};
+use crate::http::{Gate, data_headers};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On an answer that was given before, under the same key.
-const HEARTH_IDEMPOTENT_REPLAY: HeaderName = HeaderName::from_static("hearth-idempotent-replay");
+pub(super) const HEARTH_IDEMPOTENT_REPLAY: HeaderName = HeaderName::from_static("hearth-idempotent-replay");
+
+/// The header, as [`key`] reads it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "says what is accepted; hearth_raft parses it")]
+pub(super) struct OnceHeader {
+    /// The same request with the same key is applied once, and gets the first one's answer again.
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 128, pattern = "^[!-~]{1,128}$")]
+    idempotency_key: Option<String>,
+}
 
 /// Writes, once when the request has an `Idempotency-Key`. Gives the headers of the answer with what
 /// was written. 422 `idempotency_key_reused`.
 pub(super) async fn write(
-    store: &Store,
+    store: &Gate,
     headers: &HeaderMap,
     op: &Op,
 ) -> Result<(Written, HeaderMap), Problem> {

@@ -1,107 +1,149 @@
 //! Errors as clients see them: RFC 9457 problem details with a stable code, whether trying again
 //! makes sense, and whether the request was applied.
 //!
-//! The one table of status codes is [`Code::row`].
+//! The one table of codes and statuses is [`Code`].
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hearth_raft::{ReadError, WriteError};
-use serde_json::json;
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::compute::cpu::CpuError;
 use crate::compute::local_program::LocalProgramError;
 
-/// What went wrong, in one stable word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Code {
-    InvalidKey,
-    InvalidName,
-    InvalidAge,
-    InvalidBody,
-    InvalidParameter,
-    InvalidHeader,
-    KeyNotFound,
-    NotFound,
-    MethodNotAllowed,
-    PreconditionFailed,
-    NotAnInteger,
-    IntegerOverflow,
-    BodyTooLarge,
-    ResultTooLarge,
-    PrefixTooLarge,
-    KeyTooLong,
-    IdempotencyKeyReused,
-    NoLeader,
-    RevisionNotReached,
-    Overloaded,
-    StorageFull,
-    OutcomeUnknown,
-    ProgramFailed,
-    ProgramTimeout,
-    Internal,
+/// The media type of problem details.
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Declares [`Code`] with its table: variant, word, status, title, and whether the same request may
+/// succeed later.
+macro_rules! codes {
+    ($($variant:ident $word:literal $status:ident $title:literal $retry:ident)*) => {
+        /// What went wrong, in one stable word.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Code { $($variant),* }
+
+        impl Code {
+            /// All of them, in the order of the table.
+            pub(super) const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The stable word.
+            pub(super) fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+
+            /// The one status that goes with it.
+            pub(super) fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status),* }
+            }
+
+            /// A sentence for people; the same for every occurrence.
+            pub(super) fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),* }
+            }
+
+            /// Whether the same request may succeed later.
+            pub(super) fn retryable(self) -> bool {
+                match self { $(Self::$variant => codes!(@ $retry)),* }
+            }
+        }
+    };
+    (@ retry) => { true };
+    (@ stop) => { false };
+}
+
+codes! {
+    InvalidRequest   "invalid_request"    BAD_REQUEST           "This is not an HTTP request"                stop
+    InvalidKey       "invalid_key"        BAD_REQUEST           "The key is not valid"                       stop
+    InvalidName      "invalid_name"       BAD_REQUEST           "The name is not valid"                      stop
+    InvalidAge       "invalid_age"        BAD_REQUEST           "The age is not valid"                       stop
+    InvalidBody      "invalid_body"       BAD_REQUEST           "The body is not valid"                      stop
+    InvalidParameter "invalid_parameter"  BAD_REQUEST           "A query parameter is not valid"             stop
+    InvalidHeader    "invalid_header"     BAD_REQUEST           "A header is not valid"                      stop
+    KeyNotFound      "key_not_found"      NOT_FOUND             "There is no such key"                       stop
+    NotFound         "not_found"          NOT_FOUND             "There is no such path"                      stop
+    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED    "The path does not have this method"         stop
+    ClientTimeout    "client_timeout"     REQUEST_TIMEOUT       "The request took too long to arrive"        retry
+    NotAnInteger     "not_an_integer"     CONFLICT              "The value is not an integer"                stop
+    IntegerOverflow  "integer_overflow"   CONFLICT              "The sum does not fit"                       stop
+    PreconditionFailed "precondition_failed" PRECONDITION_FAILED "The condition does not hold"               stop
+    BodyTooLarge     "body_too_large"     PAYLOAD_TOO_LARGE     "The body is too large"                      stop
+    ResultTooLarge   "result_too_large"   PAYLOAD_TOO_LARGE     "The transaction reads too much"             stop
+    PrefixTooLarge   "prefix_too_large"   PAYLOAD_TOO_LARGE     "The prefix has too many keys"               stop
+    KeyTooLong       "key_too_long"       URI_TOO_LONG          "The key is too long"                        stop
+    UriTooLong       "uri_too_long"       URI_TOO_LONG          "The path and query are too long"            stop
+    IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY "The idempotency key was used for another request" stop
+    HeadersTooLarge  "headers_too_large"  REQUEST_HEADER_FIELDS_TOO_LARGE "The headers are too large or too many" stop
+    Overloaded       "overloaded"         TOO_MANY_REQUESTS     "Too much is in progress"                    retry
+    Internal         "internal"           INTERNAL_SERVER_ERROR "The node made an error"                     stop
+    ProgramFailed    "program_failed"     BAD_GATEWAY           "The local program gave no status"           retry
+    NoLeader         "no_leader"          SERVICE_UNAVAILABLE   "No leader could be reached"                 retry
+    RevisionNotReached "revision_not_reached" SERVICE_UNAVAILABLE "The node is not that far yet"             retry
+    OutcomeUnknown   "outcome_unknown"    GATEWAY_TIMEOUT       "The write may or may not be applied"        stop
+    ProgramTimeout   "program_timeout"    GATEWAY_TIMEOUT       "The local program took too long"            retry
+    StorageFull      "storage_full"       INSUFFICIENT_STORAGE  "The store is full"                          retry
 }
 
 impl Code {
-    /// The word, the status, the title, and whether the same request may succeed later.
-    fn row(self) -> (&'static str, StatusCode, &'static str, bool) {
-        use StatusCode as S;
-        match self {
-            Self::InvalidKey => ("invalid_key", S::BAD_REQUEST, "The key is not valid", false),
-            Self::InvalidName => ("invalid_name", S::BAD_REQUEST, "The name is not valid", false),
-            Self::InvalidAge => ("invalid_age", S::BAD_REQUEST, "The age is not valid", false),
-            Self::InvalidBody => ("invalid_body", S::BAD_REQUEST, "The body is not valid", false),
-            Self::InvalidParameter => {
-                ("invalid_parameter", S::BAD_REQUEST, "A query parameter is not valid", false)
-            }
-            Self::InvalidHeader => ("invalid_header", S::BAD_REQUEST, "A header is not valid", false),
-            Self::KeyNotFound => ("key_not_found", S::NOT_FOUND, "There is no such key", false),
-            Self::NotFound => ("not_found", S::NOT_FOUND, "There is no such path", false),
-            Self::MethodNotAllowed => {
-                ("method_not_allowed", S::METHOD_NOT_ALLOWED, "The path does not have this method", false)
-            }
-            Self::BodyTooLarge => ("body_too_large", S::PAYLOAD_TOO_LARGE, "The body is too large", false),
-            Self::PreconditionFailed => {
-                ("precondition_failed", S::PRECONDITION_FAILED, "The condition does not hold", false)
-            }
-            Self::NotAnInteger => ("not_an_integer", S::CONFLICT, "The value is not an integer", false),
-            Self::IntegerOverflow => ("integer_overflow", S::CONFLICT, "The sum does not fit", false),
-            Self::ResultTooLarge => {
-                ("result_too_large", S::PAYLOAD_TOO_LARGE, "The transaction reads too much", false)
-            }
-            Self::PrefixTooLarge => {
-                ("prefix_too_large", S::PAYLOAD_TOO_LARGE, "The prefix has too many keys", false)
-            }
-            Self::IdempotencyKeyReused => (
-                "idempotency_key_reused",
-                S::UNPROCESSABLE_ENTITY,
-                "The idempotency key was used for another request",
-                false,
-            ),
-            Self::RevisionNotReached => {
-                ("revision_not_reached", S::SERVICE_UNAVAILABLE, "The node is not that far yet", true)
-            }
-            Self::KeyTooLong => ("key_too_long", S::URI_TOO_LONG, "The key is too long", false),
-            Self::NoLeader => ("no_leader", S::SERVICE_UNAVAILABLE, "No leader could be reached", true),
-            Self::Overloaded => ("overloaded", S::TOO_MANY_REQUESTS, "Too much is in progress", true),
-            Self::StorageFull => ("storage_full", S::INSUFFICIENT_STORAGE, "The store is full", true),
-            Self::OutcomeUnknown => {
-                ("outcome_unknown", S::GATEWAY_TIMEOUT, "The write may or may not be applied", false)
-            }
-            Self::ProgramFailed => {
-                ("program_failed", S::BAD_GATEWAY, "The local program gave no status", true)
-            }
-            Self::ProgramTimeout => {
-                ("program_timeout", S::GATEWAY_TIMEOUT, "The local program took too long", true)
-            }
-            Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The node made an error", false),
-        }
+    /// What became of the request.
+    fn outcome(self) -> Outcome {
+        if self == Self::OutcomeUnknown { Outcome::Unknown } else { Outcome::NotApplied }
     }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}
+
+impl utoipa::PartialSchema for Code {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::Type::String)
+            .enum_values(Some(Self::ALL.iter().map(|code| code.word())))
+            .into()
+    }
+}
+
+impl ToSchema for Code {}
+
+/// Whether a failed request was applied.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    /// Certainly not, and it will not be.
+    NotApplied,
+    /// It may have been, or may still be.
+    Unknown,
+}
+
+/// The body of every error (RFC 9457, application/problem+json).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Details<'a> {
+    /// `urn:hearth:problem:` and the code.
+    r#type: String,
+    /// A sentence that is the same for every problem with this code.
+    title: &'a str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What exactly is wrong: the field and the limit, or what to do.
+    detail: &'a str,
+    /// What is wrong, in one stable word.
+    code: Code,
+    /// Whether the same request may succeed later.
+    retryable: bool,
+    /// Whether the request was applied.
+    outcome: Outcome,
+    /// As in the header Hearth-Request-Id.
+    request_id: &'a str,
 }
 
 /// An error on its way to the client. The body is written by [`with_request_id`], which knows the
@@ -111,7 +153,7 @@ pub(crate) struct Problem {
     code: Code,
     detail: Cow<'static, str>,
     retry_after: Option<Duration>,
-    /// Boxed: few problems have any, and results are as large as their error.
+    /// Boxed, as few have any, and every handler passes problems on by value.
     headers: Option<Box<HeaderMap>>,
 }
 
@@ -134,42 +176,47 @@ impl Problem {
         self
     }
 
-    fn json(&self, request_id: &str) -> String {
-        let (code, status, title, retryable) = self.code.row();
-        let outcome = if self.code == Code::OutcomeUnknown { "unknown" } else { "not_applied" };
-        json!({
-            "type": format!("urn:hearth:problem:{code}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "code": code,
-            "retryable": retryable,
-            "outcome": outcome,
-            "request_id": request_id,
-        })
-        .to_string()
+    /// The body.
+    pub(super) fn json(&self, request_id: &str) -> String {
+        let code = self.code;
+        let details = Details {
+            r#type: format!("urn:hearth:problem:{}", code.word()),
+            title: code.title(),
+            status: code.status().as_u16(),
+            detail: &self.detail,
+            code,
+            retryable: code.retryable(),
+            outcome: code.outcome(),
+            request_id,
+        };
+        // Strings and numbers always have a JSON form.
+        serde_json::to_string(&details).unwrap_or_default()
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = self.code.row().1.into_response();
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.code.status();
         response.extensions_mut().insert(self);
         response
     }
 }
 
 /// Writes the body of a response that carries a [`Problem`].
-pub(crate) fn with_request_id(mut response: Response, request_id: &str) -> Response {
-    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+pub(super) fn with_request_id(response: &mut Response, request_id: &HeaderValue) {
+    let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return };
     let headers = response.headers_mut();
-    headers.extend(problem.headers.as_deref().cloned().unwrap_or_default());
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(more) = problem.headers.take() {
+        headers.extend(*more);
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     if let Some(after) = problem.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
     }
+    // Only ids of visible ASCII are taken over from clients.
+    let request_id = request_id.to_str().unwrap_or_default();
     *response.body_mut() = Body::from(problem.json(request_id));
-    response
 }
 
 impl From<WriteError> for Problem {
@@ -218,14 +265,4 @@ impl From<LocalProgramError> for Problem {
         }
         problem
     }
-}
-
-/// The answer for paths that do not exist.
-pub(crate) async fn unknown_path(uri: Uri) -> Problem {
-    Problem::new(Code::NotFound, format!("there is nothing at {}", uri.path()))
-}
-
-/// The answer for methods that a path does not have; axum adds `Allow`.
-pub(crate) async fn wrong_method(method: Method, request: Request) -> Problem {
-    Problem::new(Code::MethodNotAllowed, format!("{} does not answer {method}", request.uri().path()))
 }

@@ -3,38 +3,39 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::http::connection::{Connection, Guarded};
+use crate::http::edge::{self, Edge};
+
 /// How long accepting rests after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Bounds of client connections.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Connections open at once; further ones wait in the kernel's queue.
-    pub(crate) connections_max: usize,
-    /// Time for the head of a request.
-    pub(crate) header_timeout: Duration,
-}
+/// Headers that hyper parses without allocating for them.
+const HYPER_HEADERS: usize = 100;
+/// Bytes of a connection's buffers: enough that a large value needs few reads, little enough for many
+/// connections.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Serves until `stop` turns true; then accepts nothing more and returns once every request in
-/// progress is answered. The caller bounds that wait.
+/// progress is answered. The caller bounds that wait. At most `connections_max` connections are open
+/// at once; further ones wait in the kernel's queue.
+///
+/// A connection has one request in progress: hyper takes the next one when the last one is
+/// answered. What a client sends ahead waits in a bounded buffer, and then in the kernel.
 pub(crate) async fn serve(
     listener: TcpListener,
-    router: Router,
-    limits: Limits,
+    edge: Arc<Edge>,
+    connections_max: usize,
     mut stop: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(limits.connections_max));
+    let room = Arc::new(Semaphore::new(connections_max));
     let graceful = GracefulShutdown::new();
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).keep_alive(true);
+    let builder = http1_builder(&edge.limits);
     loop {
         let accepted = async {
             let permit = Arc::clone(&room).acquire_owned().await;
@@ -57,10 +58,12 @@ pub(crate) async fn serve(
             tracing::debug!(%error, "a client went away at once");
             continue;
         }
-        let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let connection = Connection::new(Arc::clone(&edge), Arc::clone(&room), connections_max);
+        let stream = TokioIo::new(Guarded::new(stream, Arc::clone(&connection)));
+        let service = service_fn(move |request| edge::answer(Arc::clone(&connection), request));
+        let serving = graceful.watch(builder.serve_connection(stream, service));
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = serving.await {
                 tracing::debug!(%error, "client connection ended");
             }
             drop(permit);
@@ -68,4 +71,15 @@ pub(crate) async fn serve(
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+fn http1_builder(limits: &edge::RequestLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // The stream keeps the time.
+    builder.header_read_timeout(None).keep_alive(true);
+    builder.max_header_size(limits.head_bytes_max).max_buf_size(limits.head_bytes_max.max(BUFFER_BYTES));
+    if limits.headers_max > HYPER_HEADERS {
+        builder.max_headers(limits.headers_max);
+    }
+    builder
 }

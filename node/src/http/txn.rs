@@ -13,33 +13,47 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use hearth_raft::{Condition, Expect, Op, Reply, TXN_OPS_MAX, Test, Txn, TxnOp, TxnRefusal, TxnResult};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::http::input::{self, VALUE_BYTES_MAX};
 use crate::http::kv::{checked_content_type, checked_ttl};
+use crate::http::once::OnceHeader;
+use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
 use crate::http::{App, once};
 
 /// Bytes of a transaction's body.
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The body.
-#[derive(Debug, Deserialize)]
+errors!(ApplyErrors: InvalidParameter, InvalidHeader, InvalidBody, NotAnInteger, IntegerOverflow, BodyTooLarge,
+    ResultTooLarge, KeyTooLong, IdempotencyKeyReused, Overloaded, NoLeader, OutcomeUnknown, StorageFull);
+
+/// What to apply: `then` and `else` have at most 128 operations together.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Transaction)]
 #[serde(deny_unknown_fields)]
-struct Request {
+pub(super) struct Request {
+    /// What must hold for `then`; without any condition it holds.
     #[serde(default, rename = "if")]
+    #[schema(max_items = 128)]
     conditions: Vec<ConditionJson>,
+    /// What is done when it holds, in this order.
     #[serde(default)]
+    #[schema(max_items = 128)]
     then: Vec<OpJson>,
+    /// What is done when it does not.
     #[serde(default, rename = "else")]
+    #[schema(max_items = 128)]
     or_else: Vec<OpJson>,
 }
 
 /// What must hold of a key: exactly one of the fields beside `key`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Condition)]
 #[serde(deny_unknown_fields)]
-struct ConditionJson {
+pub(super) struct ConditionJson {
+    #[schema(min_length = 1, max_length = 1024)]
     key: String,
     /// Whether it exists.
     exists: Option<bool>,
@@ -52,38 +66,111 @@ struct ConditionJson {
 }
 
 /// One operation.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Operation)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
-enum OpJson {
+pub(super) enum OpJson {
+    /// Writes a key; exactly one of `value` and `text`.
     Put {
+        #[schema(min_length = 1, max_length = 1024)]
         key: String,
+        /// Any bytes, in base64.
         value: Option<String>,
         text: Option<String>,
+        /// A media type.
+        #[schema(max_length = 256, pattern = "^[ -~]*$")]
         content_type: Option<String>,
+        /// Like `30s`: the key goes away by itself after that time.
+        #[schema(pattern = "^[1-9][0-9]{0,8}(ms|s|m)$")]
         ttl: Option<String>,
     },
+    /// Deletes a key, if it exists.
     Delete {
+        #[schema(min_length = 1, max_length = 1024)]
         key: String,
     },
+    /// Reads a key.
     Get {
+        #[schema(min_length = 1, max_length = 1024)]
         key: String,
     },
+    /// Adds to a decimal integer of 64 bits; a key that does not exist counts as 0.
     Add {
+        #[schema(min_length = 1, max_length = 1024)]
         key: String,
         #[serde(default = "one")]
         by: i64,
     },
 }
 
+/// What a transaction did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Applied {
+    /// Whether all conditions held, so that `then` was applied.
+    succeeded: bool,
+    /// The revision of what it wrote.
+    #[schema(minimum = 1)]
+    revision: u64,
+    /// One for each operation that was applied, in their order.
+    results: Vec<Done>,
+}
+
+/// What one operation did.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub(super) enum Done {
+    Put {
+        key: String,
+        /// Whether the key was not there before.
+        created: bool,
+    },
+    Delete {
+        key: String,
+        /// Whether the key was there.
+        deleted: bool,
+    },
+    Add {
+        key: String,
+        /// The sum.
+        result: i64,
+    },
+    Get {
+        key: String,
+        /// Whether the key exists; the fields below are there only then.
+        found: bool,
+        #[serde(flatten)]
+        record: Option<Got>,
+    },
+}
+
+/// A key as a transaction read it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Got {
+    revision: u64,
+    created_revision: u64,
+    /// As it was put; null when it was put without one.
+    content_type: Option<String>,
+    /// Until the key goes away by itself; null when it stays.
+    expires_in_ms: Option<u64>,
+    /// In base64.
+    value: String,
+}
+
 fn one() -> i64 {
     1
 }
 
-/// `POST /v1/txn` with `{"if":[…],"then":[…],"else":[…]}`: `{"succeeded","revision","results":[…]}`.
+/// Apply a transaction
 ///
-/// Applies `then` when all conditions hold, else `else`; all of it or nothing, and every operation sees
-/// what those before it did. 409 `not_an_integer`, `integer_overflow` and 413 `result_too_large` name
-/// the operation; nothing is applied then.
+/// `then` when all conditions hold, else `else`; all of it or nothing, and every operation sees what
+/// those before it did. `not_an_integer`, `integer_overflow` and `result_too_large` name the operation;
+/// nothing is applied then.
+#[utoipa::path(
+    post, path = "/v1/txn", tag = "keys", operation_id = "txn_apply",
+    params(OnceHeader),
+    request_body(content = Request, description = "At most 4 MiB"),
+    responses((status = 200, description = "Applied", body = Applied), ApplyErrors),
+)]
 pub(super) async fn apply(
     State(app): State<Arc<App>>,
     uri: Uri,
@@ -96,11 +183,10 @@ pub(super) async fn apply(
     match written.reply {
         Reply::Txn(reply) => {
             let keys = if reply.succeeded { keys.then } else { keys.or_else };
-            let results: Vec<Value> =
-                keys.iter().zip(reply.results).map(|(key, result)| result_json(key, result)).collect();
+            let results =
+                keys.into_iter().zip(reply.results).map(|(key, result)| done(key, result)).collect();
             let (succeeded, revision) = (reply.succeeded, written.revision);
-            let body = Json(json!({"succeeded": succeeded, "revision": revision, "results": results}));
-            Ok((headers, body).into_response())
+            Ok((headers, Json(Applied { succeeded, revision, results })).into_response())
         }
         Reply::TxnRefused { succeeded, operation, reason } => {
             Err(refused(succeeded, operation, reason).with_headers(headers))
@@ -134,22 +220,22 @@ fn refused(succeeded: bool, operation: u32, reason: TxnRefusal) -> Problem {
     }
 }
 
-fn result_json(key: &str, result: TxnResult) -> Value {
+fn done(key: String, result: TxnResult) -> Done {
     match result {
-        TxnResult::Put { created } => json!({"op": "put", "key": key, "created": created}),
-        TxnResult::Deleted { existed } => json!({"op": "delete", "key": key, "deleted": existed}),
-        TxnResult::Added(sum) => json!({"op": "add", "key": key, "result": sum}),
-        TxnResult::Got(None) => json!({"op": "get", "key": key, "found": false}),
-        TxnResult::Got(Some(got)) => json!({
-            "op": "get",
-            "key": key,
-            "found": true,
-            "revision": got.revision,
-            "created_revision": got.created_revision,
-            "content_type": Some(got.content_type).filter(|given| !given.is_empty()),
-            "expires_in_ms": got.expires_in_ms,
-            "value": BASE64_STANDARD.encode(&got.value),
-        }),
+        TxnResult::Put { created } => Done::Put { key, created },
+        TxnResult::Deleted { existed } => Done::Delete { key, deleted: existed },
+        TxnResult::Added(sum) => Done::Add { key, result: sum },
+        TxnResult::Got(None) => Done::Get { key, found: false, record: None },
+        TxnResult::Got(Some(got)) => {
+            let record = Got {
+                revision: got.revision,
+                created_revision: got.created_revision,
+                content_type: Some(got.content_type.to_string()).filter(|given| !given.is_empty()),
+                expires_in_ms: got.expires_in_ms,
+                value: BASE64_STANDARD.encode(&got.value),
+            };
+            Done::Get { key, found: true, record: Some(record) }
+        }
     }
 }
 
