@@ -54,7 +54,7 @@ impl Process {
     /// signal, and until that one runs the others go on.
     ///
     /// # Errors
-    /// When the process is gone, or does not stop within [`STOP_BOUND`].
+    /// When the process is gone, or does not stop in time.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
         let deadline = std::time::Instant::now() + STOP_BOUND;

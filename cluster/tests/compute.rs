@@ -25,6 +25,12 @@ async fn compute_needs_no_quorum() {
     let client = cluster.node(left).client.clone();
     // There is no majority any more: a write is not acknowledged.
     assert_ne!(client.put_key("k", "v").await, Outcome::Acknowledged);
+    wait::until(BOUND, "a node without a majority is not ready", async || match client.get("readyz").await {
+        Ok(reply) if reply.status == 503 && reply.text().contains("[-]leader failed") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+    .unwrap();
 
     let near = |sum: u64| sum.abs_diff(5_000_000) < 92_200;
     let one = client.get("cpu").await.unwrap();

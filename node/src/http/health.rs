@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-
+use hearth_raft::Store;
 use utoipa::IntoParams;
 
 use crate::http::App;
@@ -29,6 +30,11 @@ struct ExcludeQuery {
 
 /// Committed entries that a node may lack and still count as caught up.
 const APPLY_LAG_MAX: u64 = 10_000;
+
+/// How long ago a leader must have answered this node for it to count as ready.
+const LEADER_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// How long one may take to answer when none did lately; shorter than a load balancer waits.
+const LEADER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Whether the process answers
 #[utoipa::path(
@@ -56,6 +62,11 @@ pub(super) async fn ready(State(app): State<Arc<App>>, uri: Uri) -> Response {
     let query = uri.query().unwrap_or_default();
     let excluded: Vec<&str> = query.split('&').filter_map(|pair| pair.strip_prefix("exclude=")).collect();
     let mut checks = checks(&app);
+    if let Some(why) = no_answer(&app).await {
+        for (_, result) in checks.iter_mut().filter(|(name, result)| *name == "leader" && result.is_ok()) {
+            *result = Err(why.clone());
+        }
+    }
     checks.retain(|(name, _)| !excluded.contains(name));
     report(&uri, &checks)
 }
@@ -76,6 +87,17 @@ pub(super) async fn leader(State(app): State<Arc<App>>) -> Response {
     let status = if is_leader { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let name = standing.and_then(|standing| standing.leader).map_or("none".to_owned(), |(_, name)| name);
     (status, format!("{name}\n")).into_response()
+}
+
+/// Why no leader answers this node, when none does. Who leads is remembered from the last election, and
+/// without a majority there is no next one: only asking tells.
+async fn no_answer(app: &App) -> Option<String> {
+    let store: &Store = app.store.get()?;
+    match tokio::time::timeout(LEADER_TIMEOUT, store.view_within(LEADER_SILENCE_MAX)).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("no leader with a majority answers within {LEADER_TIMEOUT:?}")),
+    }
 }
 
 type Check = (&'static str, Result<(), String>);
