@@ -42,10 +42,14 @@ fn main() -> ExitCode {
     })
 }
 
-/// Has all threads share their freed memory. To be called before there are any.
+/// Has all threads share their freed memory, unless the environment says otherwise in glibc's own way. To
+/// be called before there are any.
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code, reason = "glibc's allocator is set up by a C function")]
 fn limit_arenas() {
+    if std::env::var_os("MALLOC_ARENA_MAX").is_some() {
+        return;
+    }
     // SAFETY: it takes two numbers and changes nothing but a setting; there is one thread.
     if unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX) } == 0 {
         eprintln!("hearthd: glibc did not take M_ARENA_MAX; memory use may be higher");
