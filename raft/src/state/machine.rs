@@ -7,12 +7,11 @@
 //! without any makes its view itself, under the lock that a batch holds while it is applied.
 
 use std::io;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
@@ -183,17 +182,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok((state.last_applied, (*state.membership).clone()))
     }
 
-    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        // Those that are at hand; never waits to fill up.
-        let mut ready = pin!(entries.ready_chunks(BATCH_ENTRIES_MAX));
         let mut batch = Vec::new();
-        while let Some(entries) = ready.next().await {
-            for entry in entries {
-                batch.push(entry?);
+        while let Some(entry) = entries.try_next().await? {
+            batch.push(entry);
+            if batch.len() == BATCH_ENTRIES_MAX {
+                self.apply_batch(&mut batch)?;
             }
+        }
+        if !batch.is_empty() {
             self.apply_batch(&mut batch)?;
         }
         Ok(())
