@@ -31,6 +31,8 @@ fn options(dir: &Path, peer: String) -> StoreOptions {
         log_catch_up_bytes: 1 << 30,
         idempotency_window: Duration::from_secs(600),
         idempotency_keys_max: 1000,
+        history_events: 1000,
+        history_bytes: 1 << 20,
     }
 }
 

@@ -9,7 +9,8 @@ use crate::types::{Entry, LogId};
 /// Applies `command` at `index` with the leader's clock at `clock_ms`.
 fn apply_at(state: &mut State, index: u64, clock_ms: u64, command: Command) -> Applied {
     let payload = EntryPayload::Normal(command.stamped(clock_ms));
-    state.apply(Entry { log_id: LogId::new_term_index(1, index), payload }).unwrap()
+    let entry = Entry { log_id: LogId::new_term_index(1, index), payload };
+    state.apply(entry, &mut Changes::default()).unwrap()
 }
 
 fn plain(op: &Op) -> Command {
