@@ -276,3 +276,48 @@ proptest! {
         assert_empty(&watches);
     }
 }
+
+/// What a put takes without the history, with it, and with many who wait for other keys:
+/// `cargo test --release -p hearth-raft --lib -- --ignored --nocapture what_the_history_costs_a_put`.
+#[test]
+#[ignore = "a measurement, of a release build"]
+fn what_the_history_costs_a_put() {
+    use crate::command::Command;
+    use crate::state::tests::put;
+    use crate::state::{Entry, LogId, State};
+
+    const PUTS: u64 = 1_000_000;
+    const KEYS: u64 = 100_000;
+    const BATCH: u64 = 64;
+    let limits = HistoryLimits { events_max: 65_536, bytes_max: 16 << 20 };
+    let quiet = Watches::new(limits, 0);
+    let waited_for = Watches::new(limits, 0);
+    let mut readers: Vec<Reader> =
+        (0..10_000).map(|number| Reader::new(&waited_for, &format!("idle/{number}/"), "0")).collect();
+    readers.iter_mut().for_each(|reader| assert_eq!(reader.read(9), None));
+    let rows = [("no history", None), ("history", Some(quiet)), ("and 10,000 who wait", Some(waited_for))];
+    for (name, watches) in rows {
+        let (mut state, mut changes) = (State::default(), Changes::default());
+        let mut begun = std::time::Instant::now();
+        for index in 1..=KEYS + PUTS {
+            if index == KEYS + 1 {
+                begun = std::time::Instant::now();
+            }
+            let key = format!("k{:08}", index.wrapping_mul(7919) % KEYS);
+            let command = Command::encode(&put(&key, &[7; 256])).unwrap().stamped(index);
+            let log_id = LogId::new_term_index(1, index);
+            let payload = openraft::EntryPayload::Normal(command);
+            state.apply(Entry { log_id, payload }, &mut changes).unwrap();
+            if index % BATCH == 0 {
+                match &watches {
+                    Some(watches) => watches.record(index, &mut changes).wake(),
+                    None => changes.list.clear(),
+                }
+            }
+        }
+        println!(
+            "{name}: {:.3} µs a put, encoding included",
+            begun.elapsed().as_secs_f64() * 1e6 / PUTS as f64
+        );
+    }
+}
