@@ -52,8 +52,8 @@ async fn watchers_are_given_exactly_what_was_written_while_leaders_go() {
         let nodes: Vec<Client> = (0..3).map(|node| clients[(leader + node) % 3].clone()).collect();
         watchers.spawn(async move { (prefix, watch(nodes, number, prefix, "0", events_max).await) });
     }
-    let ttl =
-        until_answered(&clients, &mut seed::random(99), Method::PUT, "v1/kv/w/ttl?ttl=1s", "t", "").await;
+    let mut random = seed::random(99);
+    let ttl = until_answered(&clients, &mut random, Method::PUT, "v1/kv/w/ttl?ttl=1s", "t", "").await;
     assert_eq!(ttl.unwrap().status, 201);
 
     let done = Arc::new(AtomicUsize::new(0));
@@ -83,12 +83,12 @@ async fn watchers_are_given_exactly_what_was_written_while_leaders_go() {
         written.extend(writer.unwrap().unwrap());
     }
     written.sort();
-    let end =
-        until_answered(&clients, &mut seed::random(98), Method::PUT, &format!("v1/kv/{END}"), "end", "");
-    assert_eq!(end.await.unwrap().status, 201);
-    // The watcher of a part of the keys ends with one of these.
-    let end = until_answered(&clients, &mut seed::random(97), Method::PUT, "v1/kv/w/1/end", "end", "");
-    assert_eq!(end.await.unwrap().status, 201);
+    // The watcher of a part of the keys ends with the second of these.
+    for end in [END, "w/1/end"] {
+        let path = format!("v1/kv/{end}");
+        let end = until_answered(&clients, &mut random, Method::PUT, &path, "end", "").await;
+        assert_eq!(end.unwrap().status, 201);
+    }
 
     while let Some(watcher) = watchers.join_next().await {
         let (prefix, seen) = watcher.unwrap();
