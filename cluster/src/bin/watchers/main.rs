@@ -4,11 +4,11 @@
 //! cargo run --release -p hearth-cluster --bin watchers
 //! ```
 //!
-//! Three nodes; all streams are on the leader, which has the most to do. First as many plain connections that
-//! have asked once are opened, to see what a connection costs without a stream. Then the idle streams, each of
-//! a prefix of its own: memory for each, processor use while nothing happens, and writes in a closed loop
-//! before and with them. Then `--listeners` further streams of one prefix, to which one key after the other is
-//! written: the time from sending the write until the last of them has the event.
+//! Three nodes; all streams are on the leader, which has the most to do. First the idle ones, each of a prefix
+//! of its own: memory for each, writes in a closed loop with and without them, and processor use while nothing
+//! happens. Then `--listeners` further streams of one prefix, to which one key after the other is
+//! written: the time from sending the write until the last of them has the event. `--plain` only opens
+//! connections that have asked for something small, to see what a connection costs without a stream.
 //!
 //! Known shortcomings: the nodes and all their clients share this machine's processors, so that what the
 //! clients need to read is a part of the times.
@@ -54,6 +54,9 @@ struct Arguments {
     /// Length of each value, in bytes.
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
+    /// Open plain connections in place of idle streams, print what they take, and end.
+    #[arg(long)]
+    plain: bool,
     /// Seconds of the closed loop.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
@@ -95,23 +98,25 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let (node, process) = (cluster.node(leader).http, cluster.node(leader).process()?);
     let nodes: Vec<SocketAddr> = cluster.nodes().iter().map(|node| node.http).collect();
 
-    // Twice: the first run also measures what the node's memory grows by once, however many there are.
-    println!("\n{:<24} {:>7} {:>13} {:>9}", "", "", "resident MiB", "KiB each");
-    let mut each = 0.0;
-    for kind in ["plain connections", "idle streams"] {
-        for part in [arguments.idle / 10, arguments.idle] {
-            tokio::time::sleep(SETTLE).await;
-            let before = process.resident_bytes()?;
-            let opened = match kind {
-                "plain connections" => open_plain(node, part).await?,
-                _ => open_idle(node, part).await?,
-            };
-            tokio::time::sleep(SETTLE).await;
-            let after = process.resident_bytes()?;
-            each = after.saturating_sub(before) as f64 / part as f64;
-            println!("{kind:<24} {part:>7} {:>13.1} {:>9.2}", mib(after), each / 1024.0);
-            drop(opened);
-        }
+    tokio::time::sleep(SETTLE).await;
+    let before = process.resident_bytes()?;
+    let idle = match arguments.plain {
+        true => open_plain(node, arguments.idle).await?,
+        false => open_idle(node, arguments.idle).await?,
+    };
+    tokio::time::sleep(SETTLE).await;
+    let memory = process.resident_bytes()?;
+    let each = memory.saturating_sub(before) as f64 / arguments.idle.max(1) as f64;
+    let kind = if arguments.plain { "plain connections" } else { "idle streams" };
+    println!(
+        "\n{} {kind}: {:.1} MiB resident before, {:.1} with them, {:.2} KiB each",
+        arguments.idle,
+        mib(before),
+        mib(memory),
+        each / 1024.0
+    );
+    if arguments.plain {
+        return Ok(());
     }
 
     let load = Load {
@@ -122,10 +127,14 @@ async fn run(arguments: &Arguments) -> Result<()> {
         pause: Duration::ZERO,
     };
     let window = Duration::from_secs(arguments.seconds);
-    println!("\n{:<40} {:>9} {:>8} {:>8}", "writes", "/s", "p50 ms", "p99 ms");
-    print_writes("no stream", &nodes, &load, window).await?;
+    println!("\n{:<24} {:>9} {:>8} {:>8}", "writes", "/s", "p50 ms", "p99 ms");
+    let with_streams = format!("{} idle streams", arguments.idle);
+    print_writes(&with_streams, &nodes, &load, window).await?;
+    drop(idle);
+    tokio::time::sleep(SETTLE).await;
+    print_writes("none", &nodes, &load, window).await?;
     let idle = open_idle(node, arguments.idle).await?;
-    print_writes(&format!("{} idle streams", arguments.idle), &nodes, &load, window).await?;
+    print_writes(&with_streams, &nodes, &load, window).await?;
 
     let (began, before) = (Instant::now(), process.cpu_time()?);
     tokio::time::sleep(IDLE_WINDOW).await;
@@ -166,7 +175,7 @@ async fn print_writes(name: &str, nodes: &[SocketAddr], load: &Load, window: Dur
     let seen = writes.between(begin, Instant::now());
     ensure!(seen.errors.is_empty(), "{} errors, like {}", seen.errors.len(), seen.errors[0]);
     println!(
-        "{name:<40} {:>9.0} {:>8.2} {:>8.2}",
+        "{name:<24} {:>9.0} {:>8.2} {:>8.2}",
         seen.rate(),
         seen.quantile_ms(0.5),
         seen.quantile_ms(0.99)
