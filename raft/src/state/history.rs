@@ -21,6 +21,9 @@ use crate::state::event::{Change, Changed, Event, EventId};
 
 /// Events that are looked at in one go, under the lock: some 20 µs.
 const SCAN_EVENTS: usize = 1024;
+/// A watcher is given no more at once when the values of what it was given have so many bytes: until it
+/// has passed them on they stay in memory, also when the history has let go of them.
+const GIVEN_BYTES: usize = 64 * 1024;
 
 /// How much of the past is kept.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +100,8 @@ pub(super) struct Cursor {
     /// An event that concerns it and is not given yet: whether it is the last of its revision decides
     /// its id.
     held: Option<Kept>,
+    /// Bytes of the values that are given at once.
+    given_bytes: usize,
 }
 
 impl Cursor {
@@ -113,6 +118,9 @@ impl Cursor {
 
     fn give(&mut self, event: Event, events: &mut VecDeque<Event>) {
         self.given = event.id;
+        if let Change::Put { record, .. } = &event.change {
+            self.given_bytes += record.value.len();
+        }
         events.push_back(event);
     }
 }
@@ -184,10 +192,11 @@ impl History {
             return Err(self.floor);
         }
         let before = self.events.partition_point(|event| event.id() <= after);
-        Ok(Cursor { next: self.first + before as u64, given: after, held: None })
+        Ok(Cursor { next: self.first + before as u64, given: after, held: None, given_bytes: 0 })
     }
 
     /// Gives the next events whose keys begin with `prefix`, until there are `events_max`; perhaps fewer.
+    /// `events` has none before.
     pub(super) fn read(
         &self,
         cursor: &mut Cursor,
@@ -195,6 +204,7 @@ impl History {
         events_max: usize,
         events: &mut VecDeque<Event>,
     ) -> Read {
+        cursor.given_bytes = 0;
         let Some(start) = cursor.next.checked_sub(self.first) else {
             // Whether it was the last of its revision is not known any more: this id is right in any case.
             if let Some(held) = cursor.held.take() {
@@ -204,7 +214,7 @@ impl History {
         };
         let start = usize::try_from(start).unwrap_or(usize::MAX).min(self.events.len());
         for event in self.events.range(start..).take(SCAN_EVENTS) {
-            if events.len() >= events_max {
+            if events.len() >= events_max || cursor.given_bytes >= GIVEN_BYTES {
                 return Read::More;
             }
             cursor.next += 1;
@@ -219,7 +229,7 @@ impl History {
                 cursor.give(held.with_more(), events);
             }
         }
-        if cursor.next < self.end() || events.len() >= events_max {
+        if cursor.next < self.end() || events.len() >= events_max || cursor.given_bytes >= GIVEN_BYTES {
             return Read::More;
         }
         // Entries come here whole.

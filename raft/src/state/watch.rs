@@ -237,7 +237,8 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Adds the next events to `events`, until it has `events_max`; waits until there is at least one.
+    /// Adds the next events to `events`, which is empty: `events_max` at most, and fewer when their values are
+    /// large. Waits until there is at least one.
     ///
     /// Does not return `Ready` again after anything but [`Watched::Events`] in any useful way: the
     /// watcher is to be dropped.

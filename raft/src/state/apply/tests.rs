@@ -310,15 +310,8 @@ fn changes_of_keys_are_noted_once_each() {
         told.collect::<Vec<String>>()
     };
     let none: [&str; 0] = [];
-    let txn = |then: Vec<TxnOp>| Op::Txn(Txn { conditions: vec![], then, or_else: vec![] });
-    let txn_put = |key: &str| TxnOp::Put {
-        key: key.into(),
-        value: Bytes::from_static(b"t"),
-        content_type: String::new(),
-        ttl_ms: None,
-    };
+    let all = |then: Vec<TxnOp>| plain(&txn(vec![], then, vec![]));
     let delete = |key: &str| TxnOp::Delete { key: key.into() };
-    let add = |key: &str| TxnOp::Add { key: key.into(), by: 1 };
 
     assert_eq!(noted(1, plain(&put("k", b"1"))), ["k: 1 new"]);
     assert_eq!(noted(1, plain(&put("k", b"2"))), ["k: 2"]);
@@ -326,10 +319,10 @@ fn changes_of_keys_are_noted_once_each() {
     assert_eq!(noted(1, plain(&put_if(vec![Expect::Exists]))), ["k: new"]);
     assert_eq!(noted(1, plain(&age("n", 3))), none);
     assert_eq!(noted(1, plain(&Op::Delete { key: "gone".into() })), none);
-    let all = txn(vec![txn_put("a"), txn_put("a"), delete("a"), delete("a"), add("c"), add("c")]);
-    assert_eq!(noted(1, plain(&all)), ["a: t new", "a: t", "a: Deleted", "c: 1 new", "c: 2"]);
+    let ops = vec![txn_put("a", "t"), txn_put("a", "t"), delete("a"), delete("a"), add("c", 1), add("c", 1)];
+    assert_eq!(noted(1, all(ops)), ["a: t new", "a: t", "a: Deleted", "c: 1 new", "c: 2"]);
     // The last operation is refused, and nothing of it was.
-    assert_eq!(noted(1, plain(&txn(vec![txn_put("a"), delete("c"), add("k")]))), none);
+    assert_eq!(noted(1, all(vec![txn_put("a", "t"), delete("c"), add("k", 1)])), none);
     // The same write again is answered and not applied.
     assert_eq!(noted(1, once(&put("o", b"1"), "key", 10)), ["o: 1 new"]);
     assert_eq!(noted(1, once(&put("o", b"1"), "key", 10)), none);

@@ -186,6 +186,27 @@ fn what_comes_late_is_not_given_when_it_is_before_the_beginning() {
     assert_eq!(ids, ["4.1", "4"]);
 }
 
+/// What a slow watcher keeps in memory of what the history has let go is bounded.
+#[test]
+fn values_are_given_a_few_at_a_time() {
+    let mut history = History::new(ROOMY, 0);
+    history.record(9, (1..=9).map(|revision| put(revision, "k", GIVEN_BYTES / 2 + 1)));
+    history.record(10, [put(10, "k", 9 * GIVEN_BYTES)]);
+    let mut cursor = history.cursor(id("0")).unwrap();
+    let mut counts = Vec::new();
+    loop {
+        let mut events = VecDeque::new();
+        let read = history.read(&mut cursor, "", 100, &mut events);
+        counts.push(events.len());
+        if read == Read::End {
+            break;
+        }
+    }
+    // What is held back is one more.
+    assert_eq!(counts, [2, 2, 2, 2, 2]);
+    assert_eq!(cursor.given(), id("10"));
+}
+
 /// Random entries: revisions that grow, each with the keys that it changes.
 fn entries() -> impl Strategy<Value = Vec<(u64, Vec<String>)>> {
     vec((1..4u64, vec("[ab]{1,2}", 0..5)), 0..12).prop_map(|steps| {
