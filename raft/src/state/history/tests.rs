@@ -124,8 +124,8 @@ fn the_newest_entry_stays_whatever_its_size() {
 fn bytes_are_counted_as_they_come_and_go() {
     let limits = HistoryLimits { events_max: 100, bytes_max: 5000 };
     let mut history = History::new(limits, 0);
-    for revision in 1..200 {
-        history.record(revision, [put(revision, "key", (revision as usize * 37) % 900)]);
+    for (revision, number) in (1..200).zip(1..) {
+        history.record(revision, [put(revision, "key", number * 37 % 900)]);
         let counted: u64 = history.events.iter().map(Kept::bytes).sum();
         assert_eq!(history.bytes, counted);
         assert!(counted <= limits.bytes_max && history.events.len() <= limits.events_max);
