@@ -50,12 +50,12 @@ impl Kept {
     }
 
     /// For a watcher that gets further events of the same revision.
-    fn with_more(self) -> Event {
+    fn into_one_of_more(self) -> Event {
         Event { id: self.id(), key: self.key, change: self.change }
     }
 
     /// For a watcher that gets no further event of the same revision.
-    fn as_last(self) -> Event {
+    fn into_last(self) -> Event {
         Event { id: EventId::whole(self.revision), key: self.key, change: self.change }
     }
 
@@ -208,7 +208,7 @@ impl History {
         let Some(start) = cursor.next.checked_sub(self.first) else {
             // Whether it was the last of its revision is not known any more: this id is right in any case.
             if let Some(held) = cursor.held.take() {
-                cursor.give(held.with_more(), events);
+                cursor.give(held.into_one_of_more(), events);
             }
             return Read::Lost;
         };
@@ -219,14 +219,14 @@ impl History {
             }
             cursor.next += 1;
             if let Some(held) = cursor.held.take_if(|held| held.revision != event.revision) {
-                cursor.give(held.as_last(), events);
+                cursor.give(held.into_last(), events);
             }
             // What was given may be ahead of what is here, for a moment: see `Watches::record`.
             if !event.key.starts_with(prefix) || event.id() <= cursor.given {
                 continue;
             }
             if let Some(held) = cursor.held.replace(event.clone()) {
-                cursor.give(held.with_more(), events);
+                cursor.give(held.into_one_of_more(), events);
             }
         }
         if cursor.next < self.end() || events.len() >= events_max || cursor.given_bytes >= GIVEN_BYTES {
@@ -234,7 +234,7 @@ impl History {
         }
         // Entries come here whole.
         if let Some(held) = cursor.held.take() {
-            cursor.give(held.as_last(), events);
+            cursor.give(held.into_last(), events);
         }
         Read::End
     }
