@@ -239,7 +239,7 @@ impl History {
         Read::End
     }
 
-    /// The watcher was given everything up to here, and so have all its keys.
+    /// Nothing from what the watcher was given up to the end of the history concerns it.
     pub(super) fn note_quiet(&self, cursor: &mut Cursor) {
         cursor.given = cursor.given.max(EventId::whole(self.revision));
     }
