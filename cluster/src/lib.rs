@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod machine;
+pub mod measurement;
 pub mod process;
 pub mod seed;
 pub mod volume;
