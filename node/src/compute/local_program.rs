@@ -32,7 +32,6 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use rustix::process::Pid;
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
@@ -41,7 +40,7 @@ pub use config::{ConfigError, LocalProgramConfig};
 pub use error::{LocalProgramError, LocalProgramSetupError};
 use metrics::{Metrics, Outcome};
 use output::Output;
-use process::{Ended, Process};
+use process::{Ended, Process, Started};
 
 use super::metrics::ComputeMetrics;
 use super::pool::{Answer, Pool, Source};
@@ -246,18 +245,17 @@ impl Shared {
     /// Starts the program, on a thread that may block.
     async fn start(self: &Arc<Self>, purpose: Purpose) -> Result<(Process, Output), LocalProgramError> {
         let shared = self.clone();
-        let runtime = Handle::current();
-        let start = move |_: &mut ()| {
-            // Descriptors are registered with the runtime that watches them.
-            let _entered = runtime.enter();
-            Process::start(&shared.config).map_err(|error| LocalProgramError::starting(&shared.config, error))
-        };
+        let start = move |_: &mut ()| Started::start(&shared.config);
         let starters = match (purpose, &self.starter_ahead) {
             (Purpose::Ahead, Some(ahead)) => ahead,
             _ => &self.starters,
         };
         // Never full: the queue has room for as many as there are turns.
-        starters.run(1, start).await.unwrap_or_else(|_| Err(LocalProgramError::lost("the starter ended")))
+        let started =
+            starters.run(1, start).await.map_err(|_| LocalProgramError::lost("the starter ended"))?;
+        started
+            .and_then(|started| started.watch(self.config.output_bytes_max))
+            .map_err(|error| LocalProgramError::starting(&self.config, error))
     }
 
     /// What an exited program's status means for the caller.

@@ -14,6 +14,7 @@
 pub mod cpu;
 pub mod local_program;
 pub mod metrics;
+mod notices;
 pub mod pool;
 pub mod very_important_value;
 mod workers;

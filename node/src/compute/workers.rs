@@ -1,5 +1,12 @@
 //! Threads for work that must not run on the asynchronous ones, behind one bounded queue.
 //!
+//! The threads are nicer than the asynchronous ones, so that one of them may lose its processor for long and
+//! at any moment, also while it holds a lock. So that no asynchronous thread ever waits for it then, neither
+//! side takes a lock that the other may hold:
+//! - who brings a job tries the queue's lock, and comes back later when it is taken;
+//! - who has done one writes the job's number into a pipe. Waking a task from outside its runtime takes locks of
+//!   the runtime, behind which all of its threads would wait. A task of the runtime reads the pipe and wakes.
+//!
 //! Not `tokio::task::spawn_blocking`: its queue has no bound, its threads have no state and no niceness, and
 //! measured on two cores it cost twice as much for a job of 25 µs.
 
@@ -7,13 +14,21 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::notices::{Notice, Notices};
+
 /// A piece of work with its reply channel inside.
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// How often who brings a job tries for the lock before it comes back later. It is held for less.
+const TRIES: u32 = 64;
+/// When that is.
+const LATER: Duration = Duration::from_millis(1);
 
 /// Threads with a state `S` each, which take jobs from one queue in the order of arrival.
 ///
@@ -24,6 +39,7 @@ type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 /// - A job that panics ends neither its thread nor the process; its caller gets [`Refused::Lost`].
 pub(super) struct Workers<S> {
     queue: Arc<Queue<S>>,
+    notices: Notices,
 }
 
 struct Queue<S> {
@@ -61,7 +77,7 @@ impl<S: Send + 'static> Workers<S> {
         // From here on dropping it ends the threads, those started before one fails to start.
         let unfinished = AtomicUsize::new(0);
         let queue = Queue { waiting, changed: Condvar::new(), waiting_max, unfinished };
-        let workers = Self { queue: Arc::new(queue) };
+        let workers = Self { queue: Arc::new(queue), notices: Notices::new()? };
         for state in states {
             let queue = workers.queue.clone();
             thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -78,21 +94,31 @@ impl<S: Send + 'static> Workers<S> {
     }
 
     /// Runs `work`, which counts as so many units while it waits, on one of the threads. Dropping the future
-    /// before its turn cancels it.
+    /// before its turn cancels it. Within a Tokio runtime with I/O and time.
     pub(super) async fn run<R: Send + 'static>(
         &self,
         units: usize,
         work: impl FnOnce(&mut S) -> R + Send + 'static,
     ) -> Result<R, Refused> {
-        let (reply, result) = oneshot::channel();
+        // Nobody is woken by this channel: it is looked into once the notice has come.
+        let (reply, mut result) = oneshot::channel();
+        let (notice, noticed) = self.notices.expect().map_err(|_| Refused::Lost)?;
         let job = move |state: &mut S| {
+            // Dropped after everything else here, also by a panic.
+            let _notice: Notice = notice;
             if !reply.is_closed() {
                 // When the caller has gone away meanwhile, the result is dropped here.
                 let _ = reply.send(work(state));
             }
         };
-        self.queue.push(units, Box::new(job))?;
-        result.await.map_err(|_| Refused::Lost)
+        let mut job: Job<S> = Box::new(job);
+        while let Err(back) = self.queue.try_push(units, job)? {
+            job = back;
+            tokio::time::sleep(LATER).await;
+        }
+        // An error means that the runtime stops.
+        let _ = noticed.await;
+        result.try_recv().map_err(|_| Refused::Lost)
     }
 }
 
@@ -112,8 +138,20 @@ impl<S> Queue<S> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, units: usize, job: Job<S>) -> Result<(), Refused> {
-        let mut waiting = self.lock();
+    fn try_lock(&self) -> Option<MutexGuard<'_, Waiting<S>>> {
+        for _ in 0..TRIES {
+            match self.waiting.try_lock() {
+                Ok(waiting) => return Some(waiting),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            }
+        }
+        None
+    }
+
+    /// Adds a job; gives it back when one of the threads holds the lock.
+    fn try_push(&self, units: usize, job: Job<S>) -> Result<Result<(), Job<S>>, Refused> {
+        let Some(mut waiting) = self.try_lock() else { return Ok(Err(job)) };
         let together = waiting.units.saturating_add(units);
         if together > self.waiting_max && !waiting.jobs.is_empty() {
             return Err(Refused::Full);
@@ -123,7 +161,7 @@ impl<S> Queue<S> {
         self.unfinished.fetch_add(1, Ordering::Relaxed);
         drop(waiting);
         self.changed.notify_one();
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// The next job, or nothing when the queue is closed.
