@@ -21,7 +21,8 @@ mod workers;
 
 /// How much nicer than this process the threads are that compute for callers, and the programs that they
 /// start: consensus has thirty times their weight. With 5, three times, writes took 8.6 ms on average while
-/// every node of three on two cores computed all it could, 1.9 ms without that.
+/// every node of three on two cores computed all it could, 1.9 ms without that. And they make way at once, see
+/// [`workers`].
 const NICENESS: i32 = 15;
 
 /// How much nicer than this process producers are, and the programs that they start: as nice as can be.

@@ -1,89 +1,148 @@
-//! Notices from nice threads to tasks, by way of the kernel: see [`workers`](super::workers) for why.
+//! Notices from nice threads to tasks, without a lock that both sides take: see [`workers`](super::workers) for
+//! why.
+//!
+//! A notice is a bit on a board. Who sets one while the reader sleeps writes a byte into a pipe as well; the
+//! reader, a task, takes all bits there are and wakes the tasks that wait for them. Under load one byte goes with
+//! many bits.
 
-use std::collections::HashMap;
 use std::io::{self, PipeReader, PipeWriter, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
-/// Bytes of a notice. The kernel takes so few at once or not at all, see pipe(7).
-const NOTICE_BYTES: usize = size_of::<u64>();
-/// Notices that are read at once.
-const NOTICES_AT_ONCE: usize = 512;
+/// Bits of a word of the board.
+const WORD_BITS: usize = 64;
+/// More places than any node has callers: 128 KiB of bits.
+const PLACES_MAX: usize = 1 << 20;
 
-/// Tasks that wait for notices, each for one with a number of its own.
+/// Tasks that wait for notices, each for that of a place of its own.
 pub(super) struct Notices {
+    board: Arc<Board>,
+    /// The reader ends when all of these are gone.
     writer: Arc<PipeWriter>,
-    next: AtomicU64,
-    /// By number. A std mutex: only asynchronous threads take it, never across an await.
-    expected: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>,
-    /// Until the task is started that reads it.
+    /// A std mutex: only asynchronous threads take it, never across an await.
+    expected: Arc<Mutex<Expected>>,
+    /// Until the reader is started.
     reader: Mutex<Option<PipeReader>>,
+}
+
+/// Who waits.
+struct Expected {
+    /// By place.
+    senders: Vec<Option<oneshot::Sender<()>>>,
+    /// Places below the number of senders that nobody has.
+    free: Vec<usize>,
+    places_max: usize,
+}
+
+/// What was sent and is not passed on yet.
+struct Board {
+    /// A bit for each place.
+    sent: Box<[AtomicU64]>,
+    /// A byte is in the pipe, or about to be.
+    woken: AtomicBool,
 }
 
 /// Sent when it is dropped, by whatever thread.
 pub(super) struct Notice {
-    number: u64,
+    place: usize,
+    board: Arc<Board>,
     writer: Arc<PipeWriter>,
 }
 
 impl Notices {
+    /// For up to `places` notices at a time.
+    ///
     /// # Errors
     /// When there is no pipe to be had.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(places: usize) -> io::Result<Self> {
+        let places_max = places.min(PLACES_MAX);
         let (reader, writer) = io::pipe()?;
+        let sent = (0..places_max.div_ceil(WORD_BITS)).map(|_| AtomicU64::new(0)).collect();
+        let expected = Expected { senders: Vec::new(), free: Vec::new(), places_max };
         Ok(Self {
+            board: Arc::new(Board { sent, woken: AtomicBool::new(false) }),
             writer: Arc::new(writer),
-            next: AtomicU64::new(0),
-            expected: Arc::default(),
+            expected: Arc::new(Mutex::new(expected)),
             reader: Mutex::new(Some(reader)),
         })
     }
 
-    /// A notice, and what ends when it is sent. Within a Tokio runtime, always the same.
+    /// A notice, and what ends when it is sent; nothing when all places are taken. Within a Tokio runtime, always
+    /// the same.
     ///
     /// # Errors
     /// When the runtime cannot watch the pipe.
-    pub(super) fn expect(&self) -> io::Result<(Notice, oneshot::Receiver<()>)> {
+    pub(super) fn expect(&self) -> io::Result<Option<(Notice, oneshot::Receiver<()>)>> {
         if let Some(reader) = lock(&self.reader).take() {
             let reader = pipe::Receiver::from_owned_fd(reader.into())?;
-            tokio::spawn(deliver(reader, Arc::clone(&self.expected)));
+            tokio::spawn(deliver(reader, Arc::clone(&self.board), Arc::clone(&self.expected)));
         }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, noticed) = oneshot::channel();
-        lock(&self.expected).insert(number, sender);
-        Ok((Notice { number, writer: Arc::clone(&self.writer) }, noticed))
+        let Some(place) = lock(&self.expected).take_place(sender) else { return Ok(None) };
+        Ok(Some((Notice { place, board: self.board.clone(), writer: self.writer.clone() }, noticed)))
+    }
+}
+
+impl Expected {
+    fn take_place(&mut self, sender: oneshot::Sender<()>) -> Option<usize> {
+        if let Some(place) = self.free.pop() {
+            self.senders[place] = Some(sender);
+            return Some(place);
+        }
+        let place = self.senders.len();
+        (place < self.places_max).then(|| self.senders.push(Some(sender)))?;
+        Some(place)
+    }
+
+    fn pass_on(&mut self, place: usize) {
+        if let Some(sender) = self.senders.get_mut(place).and_then(Option::take) {
+            self.free.push(place);
+            // Who waited may have gone away.
+            let _ = sender.send(());
+        }
     }
 }
 
 impl Drop for Notice {
     fn drop(&mut self) {
-        // It fails when nobody reads any more: then nobody waits. A full pipe holds up this thread, not its reader.
-        let _ = (&*self.writer).write_all(&self.number.to_ne_bytes());
+        let bit = 1 << (self.place % WORD_BITS);
+        self.board.sent[self.place / WORD_BITS].fetch_or(bit, Ordering::Release);
+        // The reader takes the bits after it has taken this back, see `deliver`.
+        if !self.board.woken.swap(true, Ordering::AcqRel) {
+            // It fails when nobody reads any more: then nobody waits.
+            let _ = (&*self.writer).write_all(&[0]);
+        }
     }
 }
 
 /// Passes notices on until nobody can send one any more.
-async fn deliver(reader: pipe::Receiver, expected: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>) {
-    let mut bytes = [0; NOTICE_BYTES * NOTICES_AT_ONCE];
+async fn deliver(reader: pipe::Receiver, board: Arc<Board>, expected: Arc<Mutex<Expected>>) {
+    let mut bytes = [0; 64];
     while reader.readable().await.is_ok() {
         match reader.try_read(&mut bytes) {
             Ok(0) => return,
-            Ok(length) => {
-                let mut expected = lock(&expected);
-                for number in bytes[..length].as_chunks::<NOTICE_BYTES>().0 {
-                    // Who waited may have gone away.
-                    expected.remove(&u64::from_ne_bytes(*number)).map(|sender| sender.send(()));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => {
                 tracing::error!(%error, "cannot read what the computing threads have done");
                 // Who waits is told so by the end of the channel.
-                lock(&expected).clear();
+                lock(&expected).senders.clear();
                 return;
+            }
+        }
+        board.woken.swap(false, Ordering::AcqRel);
+        let mut expected = lock(&expected);
+        for (word, sent) in board.sent.iter().enumerate() {
+            if sent.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let mut bits = sent.swap(0, Ordering::Acquire);
+            while bits != 0 {
+                expected.pass_on(word * WORD_BITS + bits.trailing_zeros() as usize);
+                bits &= bits - 1;
             }
         }
     }
@@ -98,28 +157,46 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn each_gets_its_own_from_whatever_thread() {
-        let notices = Notices::new().unwrap();
-        let (first, mut first_noticed) = notices.expect().unwrap();
-        // More than are read at once, and than a pipe holds.
-        let others: Vec<_> = (0..20_000).map(|_| notices.expect().unwrap()).collect();
-        let (senders, noticed): (Vec<_>, Vec<_>) = others.into_iter().unzip();
-        let thread = std::thread::spawn(move || drop(senders));
-        for noticed in noticed {
-            noticed.await.unwrap();
+        const PLACES: usize = 1000;
+        let notices = Notices::new(PLACES).unwrap();
+        let (first, mut first_noticed) = notices.expect().unwrap().unwrap();
+        for _ in 0..50 {
+            let others: Vec<_> = (1..PLACES).map(|_| notices.expect().unwrap().unwrap()).collect();
+            assert!(notices.expect().unwrap().is_none());
+            let (mut senders, noticed): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+            let half = senders.split_off(PLACES / 2);
+            let threads = [senders, half].map(|senders| std::thread::spawn(move || drop(senders)));
+            for noticed in noticed {
+                noticed.await.unwrap();
+            }
+            for thread in threads {
+                thread.join().unwrap();
+            }
         }
-        thread.join().unwrap();
         assert!(first_noticed.try_recv().is_err());
         drop(first);
         first_noticed.await.unwrap();
-        assert!(lock(&notices.expected).is_empty());
+        assert_eq!(lock(&notices.expected).free.len(), PLACES);
+    }
+
+    #[tokio::test]
+    async fn who_has_gone_away_leaves_its_place() {
+        let notices = Notices::new(1).unwrap();
+        let (notice, noticed) = notices.expect().unwrap().unwrap();
+        drop(noticed);
+        assert!(notices.expect().unwrap().is_none());
+        drop(notice);
+        while notices.expect().unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
     async fn the_reader_ends_with_the_last_sender() {
-        let notices = Notices::new().unwrap();
-        let (notice, noticed) = notices.expect().unwrap();
+        let notices = Notices::new(1).unwrap();
+        let (notice, noticed) = notices.expect().unwrap().unwrap();
         let expected = Arc::downgrade(&notices.expected);
         drop(notices);
         drop(notice);

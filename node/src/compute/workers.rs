@@ -1,11 +1,11 @@
 //! Threads for work that must not run on the asynchronous ones, behind one bounded queue.
 //!
-//! The threads are nicer than the asynchronous ones, so that one of them may lose its processor for long and
+//! The threads are nicer than the asynchronous ones ([`be_nice`]), so that one of them may lose its processor for long and
 //! at any moment, also while it holds a lock. So that no asynchronous thread ever waits for it then, neither
 //! side takes a lock that the other may hold:
 //! - who brings a job tries the queue's lock, and comes back later when it is taken;
-//! - who has done one writes the job's number into a pipe. Waking a task from outside its runtime takes locks of
-//!   the runtime, behind which all of its threads would wait. A task of the runtime reads the pipe and wakes.
+//! - who has done one leaves a notice for a task of the runtime, which wakes who waits. Waking from outside the
+//!   runtime would take locks of it, behind which all of its threads would wait.
 //!
 //! Not `tokio::task::spawn_blocking`: its queue has no bound, its threads have no state and no niceness, and
 //! measured on two cores it cost twice as much for a job of 25 µs.
@@ -74,10 +74,12 @@ impl<S: Send + 'static> Workers<S> {
     /// Starts one thread for each of `states`, called `name`, each `niceness` nicer than this process.
     pub(super) fn start(name: &str, niceness: i32, waiting_max: usize, states: Vec<S>) -> io::Result<Self> {
         let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), units: 0, closed: false });
+        // Those that wait, of which each has one unit at least, those at work, and one that is larger than all.
+        let places = waiting_max.saturating_add(states.len()).saturating_add(1);
         // From here on dropping it ends the threads, those started before one fails to start.
         let unfinished = AtomicUsize::new(0);
         let queue = Queue { waiting, changed: Condvar::new(), waiting_max, unfinished };
-        let workers = Self { queue: Arc::new(queue), notices: Notices::new()? };
+        let workers = Self { queue: Arc::new(queue), notices: Notices::new(places)? };
         for state in states {
             let queue = workers.queue.clone();
             thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -102,7 +104,8 @@ impl<S: Send + 'static> Workers<S> {
     ) -> Result<R, Refused> {
         // Nobody is woken by this channel: it is looked into once the notice has come.
         let (reply, mut result) = oneshot::channel();
-        let (notice, noticed) = self.notices.expect().map_err(|_| Refused::Lost)?;
+        let expected = self.notices.expect().map_err(|_| Refused::Lost)?;
+        let (notice, noticed) = expected.ok_or(Refused::Full)?;
         let job = move |state: &mut S| {
             // Dropped after everything else here, also by a panic.
             let _notice: Notice = notice;
@@ -190,10 +193,19 @@ impl<S> Queue<S> {
 
 /// Makes this thread so much nicer than it is, and what it starts: on Linux niceness is an attribute of
 /// threads, see nice(2).
+///
+/// And has it run under `SCHED_IDLE`, see sched(7). Niceness says who gets how much, but a thread that is woken
+/// may still have to wait until a nicer one has had its few milliseconds. Before one of this kind it goes at
+/// once, and the scheduler takes a processor that has only such threads for idle when it looks for one. Niceness
+/// counts where the policy is not to be had.
 pub(super) fn be_nice(niceness: i32) {
     if niceness > 0 {
-        // Becoming nicer needs no privilege; if it fails, work is only less considerate.
+        // Neither needs a privilege; if one fails, work is only less considerate.
         let _ = rustix::process::nice(niceness);
+        let no_priority = libc::sched_param { sched_priority: 0 };
+        #[allow(unsafe_code, reason = "there is no safe wrapper")]
+        // SAFETY: 0 is this thread, and the kernel only reads the parameter.
+        let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const no_priority) };
     }
 }
 

@@ -16,9 +16,6 @@ use tokio::task::{JoinSet, LocalSet};
 /// The longest time that is told apart from a longer one, in µs.
 const LATENCY_MICROS_MAX: u64 = 120_000_000;
 
-/// How nice the threads are that stand for other machines.
-const NICENESS: i32 = 19;
-
 /// What was seen.
 pub struct Seen {
     /// Requests answered with 200 or 201 in the window.
@@ -131,7 +128,7 @@ impl Background {
         let drive = {
             let (stop, answers) = (stop.clone(), answers.clone());
             move || {
-                rustix::process::nice(NICENESS).context("become nice")?;
+                be_elsewhere()?;
                 runtime.block_on(drive_all(requests, stop, answers))
             }
         };
@@ -151,6 +148,17 @@ impl Background {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the load panicked"))?
     }
+}
+
+/// Has this thread, which stands for other machines, take no more of the processors than is left over: neither
+/// time, nor their places in the eyes of the scheduler.
+fn be_elsewhere() -> Result<()> {
+    let no_priority = libc::sched_param { sched_priority: 0 };
+    #[allow(unsafe_code, reason = "there is no safe wrapper")]
+    // SAFETY: 0 is this thread, and the kernel only reads the parameter.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const no_priority) };
+    ensure!(result == 0, "SCHED_IDLE: {}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 async fn drive_all(

@@ -16,8 +16,8 @@
 //! Every load is a closed loop: N connections with one request in flight each. What is compared takes turns,
 //! round by round, and the median counts, so that what else the machine does meets both.
 //!
-//! Known shortcomings: clients and servers share the processors. The threads that load compute in `yield` are
-//! as nice as can be, because they stand for other machines; those that write are not.
+//! Known shortcomings: clients and servers share the processors. The threads that load compute in `yield` get
+//! only what is left over, because they stand for other machines; those that write do not.
 
 mod load;
 mod old_way;
