@@ -138,7 +138,8 @@ impl LocalProgram {
         }
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let starters = config.running_max.min(STARTERS_PER_CORE * cores);
-        let start_ahead = |ahead_max| Workers::start("program-ahead", PRODUCER_NICENESS, ahead_max, vec![()]);
+        let start_ahead =
+            |ahead_max| Workers::start("program-ahead", PRODUCER_NICENESS, ahead_max, 1, vec![()]);
         let ahead_max = config.ahead_max();
         let shared = Shared {
             metrics: Metrics::new(registry)?,
@@ -146,7 +147,7 @@ impl LocalProgram {
             turns: Arc::new(Semaphore::new(config.running_max)),
             recent_ms: AtomicU64::new(0),
             adopts_orphans: process::adopts_orphans(),
-            starters: Workers::start("local-program", NICENESS, config.running_max, vec![(); starters])?,
+            starters: Workers::start("local-program", NICENESS, config.running_max, 1, vec![(); starters])?,
             starter_ahead: (ahead_max > 0).then(|| start_ahead(ahead_max)).transpose()?,
             pool: Pool::new(config.pool, metrics.endpoint("local_program")),
             config,

@@ -48,6 +48,8 @@ struct Board {
 /// Sent when it is dropped, by whatever thread.
 pub(super) struct Notice {
     place: usize,
+    /// The bit is set, and the reader is about to be woken with others.
+    posted: bool,
     board: Arc<Board>,
     writer: Arc<PipeWriter>,
 }
@@ -82,7 +84,8 @@ impl Notices {
         }
         let (sender, noticed) = oneshot::channel();
         let Some(place) = lock(&self.expected).take_place(sender) else { return Ok(None) };
-        Ok(Some((Notice { place, board: self.board.clone(), writer: self.writer.clone() }, noticed)))
+        let (board, writer) = (self.board.clone(), self.writer.clone());
+        Ok(Some((Notice { place, posted: false, board, writer }, noticed)))
     }
 }
 
@@ -106,10 +109,31 @@ impl Expected {
     }
 }
 
-impl Drop for Notice {
-    fn drop(&mut self) {
+impl Notice {
+    /// Sends several at the cost of one.
+    pub(super) fn send_all(notices: &mut Vec<Self>) {
+        // The last one wakes the reader when the bits of all are set.
+        let last = notices.pop();
+        for notice in notices.iter_mut() {
+            notice.post();
+        }
+        notices.clear();
+        drop(last);
+    }
+
+    fn post(&mut self) {
         let bit = 1 << (self.place % WORD_BITS);
         self.board.sent[self.place / WORD_BITS].fetch_or(bit, Ordering::Release);
+        self.posted = true;
+    }
+}
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        if self.posted {
+            return;
+        }
+        self.post();
         // The reader takes the bits after it has taken this back, see `deliver`.
         if !self.board.woken.swap(true, Ordering::AcqRel) {
             // It fails when nobody reads any more: then nobody waits.

@@ -22,8 +22,8 @@ use tokio::sync::oneshot;
 
 use super::notices::{Notice, Notices};
 
-/// A piece of work with its reply channel inside.
-type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
+/// A piece of work with its reply channel inside. Gives the notice that it is done.
+type Job<S> = Box<dyn FnOnce(&mut S) -> Notice + Send>;
 
 /// How often who brings a job tries for the lock before it comes back later. It is held for less.
 const TRIES: u32 = 64;
@@ -35,6 +35,8 @@ const LATER: Duration = Duration::from_millis(1);
 /// Invariants:
 /// - Jobs of at most `waiting_max` units wait, whatever a unit is, except that one job may always wait; a
 ///   further one is refused, not delayed.
+/// - A thread takes several jobs at once when there are several for each thread, and says once that they are
+///   done.
 /// - A job whose caller has gone away is skipped.
 /// - A job that panics ends neither its thread nor the process; its caller gets [`Refused::Lost`].
 pub(super) struct Workers<S> {
@@ -48,6 +50,9 @@ struct Queue<S> {
     /// Signalled for each job, and when the queue closes.
     changed: Condvar,
     waiting_max: usize,
+    /// How many jobs a thread takes at once.
+    batch_max: usize,
+    threads: usize,
     /// Jobs that wait or run: for those who must not wait for the lock.
     unfinished: AtomicUsize,
 }
@@ -71,14 +76,22 @@ pub(super) enum Refused {
 }
 
 impl<S: Send + 'static> Workers<S> {
-    /// Starts one thread for each of `states`, called `name`, each `niceness` nicer than this process.
-    pub(super) fn start(name: &str, niceness: i32, waiting_max: usize, states: Vec<S>) -> io::Result<Self> {
+    /// Starts one thread for each of `states`, called `name`, each `niceness` nicer than this process. Jobs that
+    /// take microseconds are cheaper in batches; each then waits for those that are taken with it.
+    pub(super) fn start(
+        name: &str,
+        niceness: i32,
+        waiting_max: usize,
+        batch_max: usize,
+        states: Vec<S>,
+    ) -> io::Result<Self> {
         let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), units: 0, closed: false });
         // Those that wait, of which each has one unit at least, those at work, and one that is larger than all.
         let places = waiting_max.saturating_add(states.len()).saturating_add(1);
         // From here on dropping it ends the threads, those started before one fails to start.
         let unfinished = AtomicUsize::new(0);
-        let queue = Queue { waiting, changed: Condvar::new(), waiting_max, unfinished };
+        let threads = states.len();
+        let queue = Queue { waiting, changed: Condvar::new(), waiting_max, batch_max, threads, unfinished };
         let workers = Self { queue: Arc::new(queue), notices: Notices::new(places)? };
         for state in states {
             let queue = workers.queue.clone();
@@ -107,12 +120,13 @@ impl<S: Send + 'static> Workers<S> {
         let expected = self.notices.expect().map_err(|_| Refused::Lost)?;
         let (notice, noticed) = expected.ok_or(Refused::Full)?;
         let job = move |state: &mut S| {
-            // Dropped after everything else here, also by a panic.
-            let _notice: Notice = notice;
+            // A panic sends it.
+            let notice: Notice = notice;
             if !reply.is_closed() {
                 // When the caller has gone away meanwhile, the result is dropped here.
                 let _ = reply.send(work(state));
             }
+            notice
         };
         let mut job: Job<S> = Box::new(job);
         while let Err(back) = self.queue.try_push(units, job)? {
@@ -167,26 +181,35 @@ impl<S> Queue<S> {
         Ok(Ok(()))
     }
 
-    /// The next job, or nothing when the queue is closed.
-    fn pop(&self) -> Option<Job<S>> {
+    /// Moves this thread's share of the jobs to `batch`, at least one. False when the queue is closed.
+    fn pop(&self, batch: &mut Vec<Job<S>>) -> bool {
         let mut waiting = self.lock();
         loop {
             if waiting.closed {
-                return None;
+                return false;
             }
-            if let Some((units, job)) = waiting.jobs.pop_front() {
+            let share = waiting.jobs.len().div_ceil(self.threads).min(self.batch_max);
+            for _ in 0..share {
+                let Some((units, job)) = waiting.jobs.pop_front() else { break };
                 waiting.units -= units;
-                return Some(job);
+                batch.push(job);
+            }
+            if share > 0 {
+                return true;
             }
             waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn work(&self, mut state: S) {
-        while let Some(job) = self.pop() {
-            // The panic hook has told the panic. The state may be half changed: ours stay usable.
-            let _ = catch_unwind(AssertUnwindSafe(|| job(&mut state)));
-            self.unfinished.fetch_sub(1, Ordering::Relaxed);
+        let (mut batch, mut done) = (Vec::new(), Vec::new());
+        while self.pop(&mut batch) {
+            for job in batch.drain(..) {
+                // The panic hook has told the panic. The state may be half changed: ours stay usable.
+                done.extend(catch_unwind(AssertUnwindSafe(|| job(&mut state))));
+                self.unfinished.fetch_sub(1, Ordering::Relaxed);
+            }
+            Notice::send_all(&mut done);
         }
     }
 }
@@ -216,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn threads_keep_their_state() {
-        let workers = Workers::start("test", 0, 10, vec![0]).unwrap();
+        let workers = Workers::start("test", 0, 10, 4, vec![0]).unwrap();
         for wanted in 1..=3 {
             let count = |state: &mut u32| {
                 *state += 1;
@@ -228,7 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_skips_callers_that_are_gone() {
-        let workers = Arc::new(Workers::start("test", 0, 1, vec![()]).unwrap());
+        let workers = Arc::new(Workers::start("test", 0, 1, 4, vec![()]).unwrap());
         let (release, held) = mpsc::channel::<()>();
         let (begun, busy) = oneshot::channel();
         let first = tokio::spawn({
@@ -259,7 +282,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_job_larger_than_the_queue_may_wait() {
-        let workers = Workers::start("test", 0, 2, vec![()]).unwrap();
+        let workers = Workers::start("test", 0, 2, 4, vec![()]).unwrap();
         assert_eq!(workers.run(3, |_| 7).await, Ok(7));
         let (release, held) = mpsc::channel::<()>();
         let mut first = Box::pin(workers.run(1, move |_| held.recv().unwrap_or_default()));
@@ -277,7 +300,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_loses_one_job_only() {
-        let workers = Workers::start("test", 0, 1, vec![()]).unwrap();
+        let workers = Workers::start("test", 0, 1, 4, vec![()]).unwrap();
         assert_eq!(workers.run(1, |_| panic!("on purpose")).await, Err::<(), _>(Refused::Lost));
         assert_eq!(workers.run(1, |_| 7).await, Ok(7));
     }

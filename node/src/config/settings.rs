@@ -67,13 +67,13 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_HTTP_URI_BYTES_MAX", default_value = "8KiB", value_name = "SIZE", value_parser = size)]
     pub http_uri_bytes_max: ByteSize,
     /// Writes that this node works on at once for its clients
-    #[arg(long, env = "HEARTH_HTTP_WRITES_MAX", default_value_t = 512, value_name = "N")]
+    #[arg(long, env = "HEARTH_HTTP_WRITES_MAX", default_value_t = 256, value_name = "N")]
     pub http_writes_max: usize,
     /// Reads that this node works on at once and that need the leader's word
     #[arg(long, env = "HEARTH_HTTP_READS_MAX", default_value_t = 4096, value_name = "N")]
     pub http_reads_max: usize,
     /// Writes and reads that may wait for that; further ones get 429
-    #[arg(long, env = "HEARTH_HTTP_WAITING_MAX", default_value_t = 1024, value_name = "N")]
+    #[arg(long, env = "HEARTH_HTTP_WAITING_MAX", default_value_t = 512, value_name = "N")]
     pub http_waiting_max: usize,
     /// How long they may wait; then they get 429
     #[arg(long, env = "HEARTH_HTTP_WAITING_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
