@@ -11,10 +11,12 @@ static HEARTHD: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 /// Has [`hearthd`] answer `program` instead of building one. To be called before any node is started.
 ///
 /// # Errors
-/// When there is no such file, or when a server was chosen already.
+/// When there is no such file, or when another server was chosen already.
 pub fn use_hearthd(program: &Path) -> Result<()> {
     let program = program.canonicalize().with_context(|| format!("no server {}", program.display()))?;
-    HEARTHD.set(Ok(program)).map_err(|_| anyhow!("the server was chosen before"))
+    let chosen = HEARTHD.get_or_init(|| Ok(program.clone()));
+    ensure!(chosen.as_ref() == Ok(&program), "another server was chosen before: {chosen:?}");
+    Ok(())
 }
 
 /// Path of a `hearthd` that matches the sources: cargo is asked to build it, which costs a fraction

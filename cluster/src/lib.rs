@@ -21,6 +21,7 @@ pub mod events;
 pub mod http;
 pub mod load;
 pub mod machine;
+pub mod measurement;
 pub mod process;
 pub mod seed;
 pub mod volume;

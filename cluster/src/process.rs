@@ -144,11 +144,7 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn cpu_time(&self) -> Result<Duration> {
-        let stat = self.proc_file("stat")?;
-        // The second field is the program's name in parentheses, which may hold spaces.
-        let (_, fields) = stat.rsplit_once(')').context("stat without a name")?;
-        let ticks = proc_number(fields, 11)? + proc_number(fields, 12)?;
-        Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+        cpu_time(&self.pid.as_raw_nonzero().to_string())
     }
 
     fn proc_file(&self, name: &str) -> Result<String> {
@@ -163,6 +159,25 @@ impl Drop for Process {
             eprintln!("process {:?} may be left: {error:#}", self.pid);
         }
     }
+}
+
+/// Processor time that `process`, a process id or `self`, has used since its start: user and system together,
+/// all threads.
+///
+/// # Errors
+/// When the process is gone.
+pub fn cpu_time(process: &str) -> Result<Duration> {
+    let path = format!("/proc/{process}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let ticks = ticks(&stat).with_context(|| format!("no processor time in {path}"))?;
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+}
+
+/// User and system time in a line of `/proc/PID/stat`.
+fn ticks(stat: &str) -> Result<u64> {
+    // The second field is the program's name in parentheses, which may hold spaces and parentheses.
+    let (_, fields) = stat.rsplit_once(')').context("no name")?;
+    Ok(proc_number(fields, 11)? + proc_number(fields, 12)?)
 }
 
 fn proc_number(text: &str, index: usize) -> Result<u64> {
@@ -264,5 +279,24 @@ fn die_with_parent(command: &mut Command) {
     // between fork and exec in a program with threads.
     unsafe {
         command.pre_exec(set_signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_stand_behind_the_name() {
+        let line = "4711 (a (b) c) S 1 4711 4711 0 -1 4194560 9 0 0 0 230 41 5 6 20 0 7 0 88 99";
+        assert_eq!(ticks(line).unwrap(), 271);
+        assert!(ticks("4711 (a) S 1 2 3").is_err());
+        assert!(ticks("").is_err());
+    }
+
+    #[test]
+    fn this_process_has_used_some() {
+        assert!(cpu_time("self").is_ok());
+        assert!(cpu_time("0").is_err());
     }
 }

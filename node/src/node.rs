@@ -36,6 +36,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let app = App::new(settings.name.clone(), compute, streams, registry.clone(), settings.log_slow_request)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // A limit on the size of files (`ulimit -f`) is an error of the write that meets it, as a full disk is, and
+    // not the end of the process by a signal.
+    let _file_too_large = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
 
     let (stop, stopped) = watch::channel(false);
     let edge = Edge::new(Arc::clone(&app), request_limits(&settings)?, &settings.http_cors_origins)?;
@@ -49,7 +52,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
     };
-    if app.store.set(Gate::new(Arc::clone(&store), admission_limits(&settings))).is_err() {
+    if app.store.set(Gate::new(Arc::clone(&store), admission_limits(&settings)?)).is_err() {
         anyhow::bail!("the store was opened twice");
     }
     let identity = store.identity();
@@ -97,13 +100,14 @@ fn request_limits(settings: &Settings) -> anyhow::Result<RequestLimits> {
     })
 }
 
-fn admission_limits(settings: &Settings) -> AdmissionLimits {
-    AdmissionLimits {
+fn admission_limits(settings: &Settings) -> anyhow::Result<AdmissionLimits> {
+    Ok(AdmissionLimits {
         writes_max: settings.http_writes_max,
         reads_max: settings.http_reads_max,
         waiting_max: settings.http_waiting_max,
         waiting_timeout: settings.http_waiting_timeout,
-    }
+        buffer_bytes_max: usize::try_from(settings.http_buffer_bytes_max.as_u64())?,
+    })
 }
 
 fn stream_limits(settings: &Settings) -> StreamLimits {

@@ -155,3 +155,63 @@ fn values_that_look_like_refusals_arrive_as_they_are() {
     }
     assert!(answer.ends_with(value.as_bytes()), "{} bytes", answer.len());
 }
+
+#[test]
+fn a_write_without_a_chance_is_refused_before_its_body_is_sent() {
+    let flags = ["--http-writes-max", "1", "--http-waiting-max", "0", "--request-timeout", "20s"];
+    let nodes = Served::start_cluster(3, &flags.map(str::to_owned), "/readyz");
+    let leader = &nodes[0];
+    nodes[1..].iter().for_each(Served::pause);
+    // It is proposed and cannot be acknowledged: the one place is taken.
+    let mut stuck = leader.connect();
+    stuck.write_all(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx").unwrap();
+    let deadline = Instant::now() + BOUND;
+    while !leader.get("/metrics").contains("hearth_http_in_flight 2") {
+        assert!(Instant::now() < deadline, "the write never begins");
+    }
+    let mut stream = leader.connect();
+    stream.write_all(b"PUT /v1/kv/b HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n").unwrap();
+    let answer = String::from_utf8(read_until_closed(&mut stream, Some("\"request_id\""))).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("http.writes_max"), "{answer}");
+}
+
+/// Clients that send most of a large body and then wait hold the memory for it, and no more: writes are
+/// refused meanwhile, reads are answered, and it ends with them.
+#[test]
+fn memory_for_bodies_is_bounded() {
+    let node = Served::ready(&["--http-buffer-bytes-max", "4MiB", "--http-waiting-timeout", "100ms"]);
+    let put = |key: &str, value: &str| {
+        let length = value.len();
+        let head =
+            format!("PUT /v1/kv/{key} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}");
+        node.ask(format!("{head}\r\n\r\n{value}"))
+    };
+    let value = "v".repeat(1_000_000);
+    assert!(put("a", &value).starts_with("HTTP/1.1 201"));
+    let mut greedy: Vec<TcpStream> = (0..8).map(|_| node.connect()).collect();
+    for stream in &mut greedy {
+        // Refused ones may be closed already.
+        let _ = stream.write_all(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n");
+        let _ = stream.write_all(&value.as_bytes()[..999_000]);
+    }
+    let deadline = Instant::now() + BOUND;
+    loop {
+        let answer = put("b", &value);
+        if answer.starts_with("HTTP/1.1 429") {
+            assert!(answer.contains("http.buffer_bytes_max"), "{answer}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{answer:.200}");
+    }
+    assert!(
+        node.get("/v1/kv/a").starts_with("HTTP/1.1 200"),
+        "a value that is there needs no memory of its own"
+    );
+    drop(greedy);
+    while !put("b", &value).starts_with("HTTP/1.1 20") {
+        assert!(Instant::now() < deadline, "the memory does not come back");
+    }
+    // A page with values takes some as well, and gets it.
+    let page = node.get("/v1/kv?values=true");
+    assert!(page.starts_with("HTTP/1.1 200") && page.len() > 2_600_000, "{page:.300}");
+}

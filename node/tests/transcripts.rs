@@ -23,13 +23,18 @@
 //! - `@head`: the body does not matter; `@shape`: of a JSON body only the types do;
 //! - `@background TEXT`: its answer is not waited for; the next request is sent once `/metrics` has TEXT.
 //!
-//! At the top, `@flags` are the node's flags (`{peer}` is its peer address), `@flag` is one of them, spaces and
+//! - `@peers stop`, `@peers go`: the other nodes are stopped (SIGSTOP), or go on;
+//! - `@fill 300 a/`: so many keys are put that begin so;
+//! - `@exit 1`: the node has to end by itself with that exit code;
+//! - `@disk fails`: from here on the node can write no file beyond 64 KiB.
+//!
+//! At the top, `@nodes 3` starts as many nodes as one cluster; the leader is the one that is asked. `@flags` are the node's flags (`{peer}` is its peer address), `@flag` is one of them, spaces and
 //! all, and `@await` is the path that
 //! has to answer 200 before the first request, `/readyz` by default.
 //!
 //! Revisions are named in the order they appear in answers: R1, R2, …, and a request's `${R1}` stands for
-//! the number. `Date`, `Hearth-Revision` (which counts more than writes), times and made request ids are
-//! left out or shown as `*`.
+//! the number. `Date`, `Hearth-Revision` (which counts more than writes), times, free bytes of the disk, made
+//! request ids and, of several nodes, the leader's name are left out or shown as `*`.
 //!
 //! `HEARTH_TRANSCRIPTS=write cargo test -p hearth-node --test transcripts` writes the files anew; without
 //! it, a difference is an error that shows it.
@@ -48,6 +53,9 @@ use serde_json::Value;
 mod served;
 
 use served::{Served, exchange};
+
+/// Bytes of a file behind which nothing can be written any more: there is room for the node's own log.
+const FAILING_DISK_BYTES: u64 = 64 * 1024;
 
 #[test]
 fn answers_are_as_written() {
@@ -74,9 +82,34 @@ fn answers_are_as_written() {
     assert!(differences.is_empty(), "HEARTH_TRANSCRIPTS=write accepts this:\n{differences}");
 }
 
+/// Errors that no request can bring about: they would be mistakes of the node.
+const WITHOUT_TRANSCRIPT: [&str; 1] = ["internal"];
+
+#[test]
+fn every_error_has_a_transcript() {
+    let node = Served::ready(&[]);
+    let answer = node.get("/openapi.json");
+    let (_, document) = answer.split_once("\r\n\r\n").unwrap();
+    let document: Value = serde_json::from_str(document).unwrap();
+    let codes = document["components"]["schemas"]["Code"]["enum"].as_array().unwrap();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/transcripts");
+    let files = std::fs::read_dir(directory).unwrap();
+    let all: String = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let shown = |code: &str| all.contains(&format!("\"code\":\"{code}\""));
+    let missing: Vec<&str> = codes
+        .iter()
+        .map(|code| code.as_str().unwrap())
+        .filter(|code| shown(code) == WITHOUT_TRANSCRIPT.contains(code))
+        .collect();
+    assert_eq!(missing, [""; 0], "without a transcript, or with one that it cannot have");
+    assert!(codes.len() > 25, "{codes:?}");
+}
+
 #[derive(Default)]
 struct Transcript {
-    node: Option<Served>,
+    /// The first one is asked.
+    nodes: Vec<Served>,
+    nodes_wanted: usize,
     flags: Vec<String>,
     awaited: Option<String>,
     requests: usize,
@@ -122,6 +155,18 @@ impl Transcript {
     fn direct(&mut self, directive: &str) {
         let (word, rest) = directive.split_once(' ').unwrap_or((directive, ""));
         match word {
+            "nodes" => self.nodes_wanted = rest.parse().unwrap(),
+            "peers" if rest == "stop" => self.nodes()[1..].iter().for_each(Served::pause),
+            "peers" if rest == "go" => self.nodes()[1..].iter().for_each(Served::resume),
+            "disk" if rest == "fails" => self.nodes()[0].limit_files(FAILING_DISK_BYTES),
+            "fill" => {
+                let (keys, prefix) = rest.split_once(' ').unwrap();
+                self.fill(keys.parse().unwrap(), prefix);
+            }
+            "exit" => {
+                self.nodes();
+                assert_eq!(self.nodes[0].exit_code(), Some(rest.parse().unwrap()));
+            }
             "flag" => self.flags.push(rest.to_owned()),
             "flags" => self.flags.extend(rest.split_whitespace().map(str::to_owned)),
             "await" => self.awaited = Some(rest.to_owned()),
@@ -136,8 +181,7 @@ impl Transcript {
     fn answer(&mut self, lines: &[&str]) -> String {
         let directives = std::mem::take(&mut self.directives);
         let request = self.request(lines);
-        let awaited = self.awaited.as_deref().unwrap_or("/readyz");
-        let node = self.node.get_or_insert_with(|| Served::start(&self.flags, awaited));
+        let node = &self.nodes()[0];
         let stream = node.connect();
         if let Some(text) = directives.background {
             std::thread::spawn(move || exchange(stream, &request, None));
@@ -149,6 +193,31 @@ impl Transcript {
         }
         let answer = exchange(stream, &request, directives.until.as_deref());
         self.show(&answer, &directives)
+    }
+
+    /// The nodes, started when they are first wanted.
+    fn nodes(&mut self) -> &[Served] {
+        let awaited = self.awaited.as_deref().unwrap_or("/readyz");
+        if self.nodes.is_empty() {
+            self.nodes = match self.nodes_wanted {
+                0 => vec![Served::start(&self.flags, awaited)],
+                nodes => Served::start_cluster(nodes, &self.flags, awaited),
+            };
+        }
+        &self.nodes
+    }
+
+    fn fill(&mut self, keys: usize, prefix: &str) {
+        let puts: Vec<String> =
+            (0..keys).map(|number| format!(r#"{{"op":"put","key":"{prefix}{number}","text":""}}"#)).collect();
+        for puts in puts.chunks(128) {
+            let body = format!(r#"{{"then":[{}]}}"#, puts.join(","));
+            let length = body.len();
+            let head =
+                format!("POST /v1/txn HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}");
+            let answer = self.nodes()[0].ask(format!("{head}\r\n\r\n{body}"));
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
     }
 
     /// The bytes of a request.
@@ -226,6 +295,7 @@ impl Transcript {
                 | "hearth-oldest-revision"
                 | "hearth-staleness-ms"
                 | "hearth-expires-in" => "*".to_owned(),
+                "hearth-leader" if self.nodes_wanted > 1 => "*".to_owned(),
                 "hearth-request-id" if !value.starts_with('t') => "*".to_owned(),
                 "etag" => self.name_revisions(value, "\""),
                 _ => value.to_owned(),
@@ -251,7 +321,10 @@ impl Transcript {
         ] {
             body = self.name_revisions(&body, before);
         }
-        body = without_numbers(&body, "\"expires_in_ms\":");
+        for before in ["\"expires_in_ms\":", "the leader's disk has ", "no leader within ", "is at revision "]
+        {
+            body = without_numbers(&body, before);
+        }
         if !body.contains("\"request_id\":\"t")
             && let Some((start, rest)) = body.split_once("\"request_id\":\"")
             && let Some((_, end)) = rest.split_once('"')
@@ -287,12 +360,12 @@ impl Transcript {
     }
 }
 
-/// With `*` for each number that directly follows `before`.
+/// With `*` for each number, fractions too, that directly follows `before`.
 fn without_numbers(text: &str, before: &str) -> String {
     let mut parts = text.split(before);
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
         out.push_str(before);
         out.push_str(if rest.len() < part.len() { "*" } else { "" });
         out.push_str(rest);

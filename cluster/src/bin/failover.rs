@@ -10,15 +10,15 @@
 //! until each of them, has acknowledged it. The killed node comes back, and at the end every node is
 //! checked against all accounts: each acknowledged write there, each one once, none that was refused.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Parser;
 use hearth_cluster::http::{Client, Outcome};
+use hearth_cluster::measurement::{self, Servers};
 use hearth_cluster::workload::{Ledger, Workload};
-use hearth_cluster::{Cluster, Options, binary, machine, seed, wait};
+use hearth_cluster::{machine, seed, wait};
 use rand::RngExt;
 
 /// How long a round may wait for writes.
@@ -37,38 +37,16 @@ struct Arguments {
     /// Writers at each node.
     #[arg(long, default_value_t = 4)]
     writers: usize,
-    /// The server to measure; by default it is built from this workspace.
-    #[arg(long, value_name = "PATH")]
-    hearthd: Option<PathBuf>,
-    /// Further flags for every node, after `--`.
-    #[arg(last = true)]
-    flags: Vec<String>,
+    #[command(flatten)]
+    servers: Servers,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // An interrupt has to drop what `run` holds: the servers and their directory.
-    let ended = tokio::select! {
-        ended = run(&arguments) => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("failover: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    measurement::run(env!("CARGO_BIN_NAME"), measure)
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing: run it with --release");
-    if let Some(program) = &arguments.hearthd {
-        binary::use_hearthd(program)?;
-    }
-    let options = Options { flags: arguments.flags.clone(), ..Options::default() };
-    let mut cluster = Cluster::start(options).await?;
+async fn measure(arguments: Arguments) -> Result<()> {
+    let mut cluster = arguments.servers.start(3, &[]).await?;
     println!("{}\n", machine::describe(cluster.directory())?);
     let clients: Vec<Client> = cluster.nodes().iter().map(|node| node.client.clone()).collect();
     let all: Vec<usize> = (0..clients.len()).collect();

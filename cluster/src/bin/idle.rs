@@ -1,14 +1,14 @@
 //! `idle`: what a cluster costs while nobody asks it anything.
 //!
 //! Starts real nodes, lets them settle, and prints each one's resident memory and processor use over
-//! a window. Built with `--release` it measures a release server.
+//! a window.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use hearth_cluster::{Cluster, Options};
+use hearth_cluster::measurement::{self, Servers};
 
 /// Resident memory and processor use of idle nodes.
 #[derive(Parser)]
@@ -22,25 +22,16 @@ struct Arguments {
     /// Seconds before that, for what starting leaves to do.
     #[arg(long, default_value_t = 5)]
     settle_seconds: u64,
-    /// Further flags for every node, after `--`.
-    #[arg(last = true)]
-    flags: Vec<String>,
+    #[command(flatten)]
+    servers: Servers,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("idle: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    measurement::run(env!("CARGO_BIN_NAME"), measure)
 }
 
-async fn run(arguments: Arguments) -> Result<()> {
-    let options = Options { nodes: arguments.nodes, flags: arguments.flags, ..Options::default() };
-    let mut cluster = Cluster::start(options).await?;
+async fn measure(arguments: Arguments) -> Result<()> {
+    let mut cluster = arguments.servers.start(arguments.nodes, &[]).await?;
     let leader = cluster.leader().await?;
     tokio::time::sleep(Duration::from_secs(arguments.settle_seconds)).await;
 

@@ -13,16 +13,16 @@
 //! takes from the others, which on machines of their own it would not.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Parser;
 use hearth_cluster::checkpoints::Watch;
 use hearth_cluster::load::closed::{Load, Loop};
 use hearth_cluster::load::{Operation, fill};
-use hearth_cluster::{Cluster, Options, binary, machine, wait};
+use hearth_cluster::measurement::{self, Servers};
+use hearth_cluster::{Cluster, machine, wait};
 
 /// Connections that fill the store.
 const FILL_CONNECTIONS: u32 = 64;
@@ -50,40 +50,17 @@ struct Arguments {
     /// Seconds measured before and after the transfer.
     #[arg(long, default_value_t = 15)]
     seconds: u64,
-    /// The server to measure; by default it is built from this workspace.
-    #[arg(long, value_name = "PATH")]
-    hearthd: Option<PathBuf>,
-    /// Further flags for every node, after `--`.
-    #[arg(last = true)]
-    flags: Vec<String>,
+    #[command(flatten)]
+    servers: Servers,
 }
 
-// One thread: the load must not take a second processor from the servers.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // An interrupt has to drop what `run` holds: the servers and their directory.
-    let ended = tokio::select! {
-        ended = run(&arguments) => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("returning: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    measurement::run(env!("CARGO_BIN_NAME"), measure)
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing: run it with --release");
-    if let Some(program) = &arguments.hearthd {
-        binary::use_hearthd(program)?;
-    }
-    let mut flags = vec![format!("--storage-checkpoint-interval={}s", CHECKPOINT_INTERVAL.as_secs())];
-    flags.extend(arguments.flags.iter().cloned());
-    let mut cluster = Cluster::start(Options { flags, ..Options::default() }).await?;
+async fn measure(arguments: Arguments) -> Result<()> {
+    let interval = format!("--storage-checkpoint-interval={}s", CHECKPOINT_INTERVAL.as_secs());
+    let mut cluster = arguments.servers.start(3, &[&interval]).await?;
     println!("{}", machine::describe(cluster.directory())?);
 
     let nodes: Vec<SocketAddr> = cluster.nodes().iter().map(|node| node.http).collect();
@@ -95,7 +72,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
 
     let leader = cluster.leader().await?;
     let (away, other) = ((leader + 1) % nodes.len(), (leader + 2) % nodes.len());
-    leave_behind(&mut cluster, arguments, away, [leader, other]).await?;
+    leave_behind(&mut cluster, &arguments, away, [leader, other]).await?;
 
     let staying = [nodes[leader], nodes[other]];
     let clients: Vec<_> = [leader, other].map(|node| cluster.node(node).client.clone()).to_vec();

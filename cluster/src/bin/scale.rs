@@ -14,16 +14,16 @@
 //! once take from the reads what on three machines they would not.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use hearth_cluster::checkpoints::Watch;
 use hearth_cluster::load::closed::{Load, Loop, Window};
 use hearth_cluster::load::{Operation, fill};
-use hearth_cluster::{Cluster, Options, binary, machine};
+use hearth_cluster::measurement::{self, Servers};
+use hearth_cluster::{Cluster, machine};
 
 /// Connections that write as fast as they can.
 const FILL_CONNECTIONS: u32 = 192;
@@ -51,40 +51,17 @@ struct Arguments {
     /// Milliseconds that a connection rests after each read; 0 takes all that the processors have.
     #[arg(long, default_value_t = 2)]
     pause_ms: u64,
-    /// The server to measure; by default it is built from this workspace.
-    #[arg(long, value_name = "PATH")]
-    hearthd: Option<PathBuf>,
-    /// Further flags for every node, after `--`.
-    #[arg(last = true)]
-    flags: Vec<String>,
+    #[command(flatten)]
+    servers: Servers,
 }
 
-// One thread: the load must not take a second processor from the servers.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // An interrupt has to drop what `run` holds: the servers and their directory.
-    let ended = tokio::select! {
-        ended = run(&arguments) => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("scale: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    measurement::run(env!("CARGO_BIN_NAME"), measure)
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing: run it with --release");
-    if let Some(program) = &arguments.hearthd {
-        binary::use_hearthd(program)?;
-    }
-    let mut flags = vec![format!("--storage-checkpoint-interval={}s", CHECKPOINT_INTERVAL.as_secs())];
-    flags.extend(arguments.flags.iter().cloned());
-    let mut cluster = Cluster::start(Options { flags, ..Options::default() }).await?;
+async fn measure(arguments: Arguments) -> Result<()> {
+    let interval = format!("--storage-checkpoint-interval={}s", CHECKPOINT_INTERVAL.as_secs());
+    let mut cluster = arguments.servers.start(3, &[&interval]).await?;
     println!("{}", machine::describe(cluster.directory())?);
 
     let nodes: Vec<SocketAddr> = cluster.nodes().iter().map(|node| node.http).collect();
@@ -107,7 +84,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     checkpoints.wait_written(CHECKPOINT_BOUND).await?;
     print_memory(&cluster, "after the checkpoint", data_bytes)?;
 
-    reads(arguments, &nodes, &checkpoints).await?;
+    reads(&arguments, &nodes, &checkpoints).await?;
 
     println!("\nkill -9 to ready, target 8 s");
     let follower = (cluster.leader().await? + 1) % nodes.len();

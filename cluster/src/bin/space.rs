@@ -10,15 +10,16 @@
 //! nothing.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use hearth_cluster::load::closed::{Load, Loop};
 use hearth_cluster::load::{Operation, fill};
-use hearth_cluster::{Cluster, Options, binary, machine};
+use hearth_cluster::machine;
+use hearth_cluster::measurement::{self, Servers};
 
 /// Connections that write.
 const CONNECTIONS: u32 = 64;
@@ -42,42 +43,20 @@ struct Arguments {
     /// Entries from one checkpoint to the next.
     #[arg(long, default_value_t = 25_000)]
     checkpoint_entries: u64,
-    /// The server to measure; by default it is built from this workspace.
-    #[arg(long, value_name = "PATH")]
-    hearthd: Option<PathBuf>,
-    /// Further flags for the node, after `--`.
-    #[arg(last = true)]
-    flags: Vec<String>,
+    #[command(flatten)]
+    servers: Servers,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // An interrupt has to drop what `run` holds: the server and its directory.
-    let ended = tokio::select! {
-        ended = run(&arguments) => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("space: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    measurement::run(env!("CARGO_BIN_NAME"), measure)
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing: run it with --release");
-    if let Some(program) = &arguments.hearthd {
-        binary::use_hearthd(program)?;
-    }
-    let mut flags = vec![format!("--storage-checkpoint-entries={}", arguments.checkpoint_entries)];
-    flags.extend(arguments.flags.iter().cloned());
-    let cluster = Cluster::start(Options { nodes: 1, flags, ..Options::default() }).await?;
+async fn measure(arguments: Arguments) -> Result<()> {
+    let entries = format!("--storage-checkpoint-entries={}", arguments.checkpoint_entries);
+    let cluster = arguments.servers.start(1, &[&entries]).await?;
     println!("{}", machine::describe(cluster.directory())?);
     let node = cluster.node(0);
-    let Arguments { keys, value_bytes, .. } = *arguments;
+    let Arguments { keys, value_bytes, .. } = arguments;
     fill::run(&[node.http], CONNECTIONS, 0..keys, value_bytes).await?;
 
     let (operation, connections, pause) = (Operation::Put, CONNECTIONS as usize, Duration::ZERO);

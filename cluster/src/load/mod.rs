@@ -4,6 +4,7 @@
 pub mod closed;
 pub mod fill;
 pub mod hearth;
+pub mod http1;
 pub mod request;
 
 use std::fmt;

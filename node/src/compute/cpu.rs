@@ -25,6 +25,9 @@ use super::{NICENESS, PRODUCER_NICENESS, PRODUCER_TICK};
 /// Sums that a producer computes at once, in half a millisecond.
 const BATCH: usize = 64;
 
+/// Sums for callers that a thread takes on at once, for as much work as a batch of a producer at most.
+const JOBS_AT_ONCE: usize = 16;
+
 /// What a refused caller is asked to wait: the queue is worked off in much less, and HTTP's `Retry-After`
 /// counts whole seconds.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -90,8 +93,8 @@ impl Cpu {
         }
         let draws: Result<Vec<_>, _> = (0..config.threads).map(|_| Draws::from_system()).collect();
         let draws = draws.map_err(CpuSetupError::Randomness)?;
-        let workers =
-            Workers::start("cpu", NICENESS, config.waiting_max, draws).map_err(CpuSetupError::Threads)?;
+        let workers = Workers::start("cpu", NICENESS, config.waiting_max, JOBS_AT_ONCE, draws)
+            .map_err(CpuSetupError::Threads)?;
         let (workers, pool) = (Arc::new(workers), Arc::new(Pool::new(config.pool, metrics.endpoint("cpu"))));
         if config.pool.size > 0 {
             let draws = Draws::from_system().map_err(CpuSetupError::Randomness)?;

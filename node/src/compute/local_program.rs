@@ -32,7 +32,6 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use rustix::process::Pid;
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
@@ -41,7 +40,7 @@ pub use config::{ConfigError, LocalProgramConfig};
 pub use error::{LocalProgramError, LocalProgramSetupError};
 use metrics::{Metrics, Outcome};
 use output::Output;
-use process::{Ended, Process};
+use process::{Ended, Process, Started};
 
 use super::metrics::ComputeMetrics;
 use super::pool::{Answer, Pool, Source};
@@ -139,7 +138,8 @@ impl LocalProgram {
         }
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let starters = config.running_max.min(STARTERS_PER_CORE * cores);
-        let start_ahead = |ahead_max| Workers::start("program-ahead", PRODUCER_NICENESS, ahead_max, vec![()]);
+        let start_ahead =
+            |ahead_max| Workers::start("program-ahead", PRODUCER_NICENESS, ahead_max, 1, vec![()]);
         let ahead_max = config.ahead_max();
         let shared = Shared {
             metrics: Metrics::new(registry)?,
@@ -147,7 +147,7 @@ impl LocalProgram {
             turns: Arc::new(Semaphore::new(config.running_max)),
             recent_ms: AtomicU64::new(0),
             adopts_orphans: process::adopts_orphans(),
-            starters: Workers::start("local-program", NICENESS, config.running_max, vec![(); starters])?,
+            starters: Workers::start("local-program", NICENESS, config.running_max, 1, vec![(); starters])?,
             starter_ahead: (ahead_max > 0).then(|| start_ahead(ahead_max)).transpose()?,
             pool: Pool::new(config.pool, metrics.endpoint("local_program")),
             config,
@@ -246,18 +246,17 @@ impl Shared {
     /// Starts the program, on a thread that may block.
     async fn start(self: &Arc<Self>, purpose: Purpose) -> Result<(Process, Output), LocalProgramError> {
         let shared = self.clone();
-        let runtime = Handle::current();
-        let start = move |_: &mut ()| {
-            // Descriptors are registered with the runtime that watches them.
-            let _entered = runtime.enter();
-            Process::start(&shared.config).map_err(|error| LocalProgramError::starting(&shared.config, error))
-        };
+        let start = move |_: &mut ()| Started::start(&shared.config);
         let starters = match (purpose, &self.starter_ahead) {
             (Purpose::Ahead, Some(ahead)) => ahead,
             _ => &self.starters,
         };
         // Never full: the queue has room for as many as there are turns.
-        starters.run(1, start).await.unwrap_or_else(|_| Err(LocalProgramError::lost("the starter ended")))
+        let started =
+            starters.run(1, start).await.map_err(|_| LocalProgramError::lost("the starter ended"))?;
+        started
+            .and_then(|started| started.watch(self.config.output_bytes_max))
+            .map_err(|error| LocalProgramError::starting(&self.config, error))
     }
 
     /// What an exited program's status means for the caller.

@@ -14,13 +14,15 @@
 pub mod cpu;
 pub mod local_program;
 pub mod metrics;
+mod notices;
 pub mod pool;
 pub mod very_important_value;
 mod workers;
 
 /// How much nicer than this process the threads are that compute for callers, and the programs that they
 /// start: consensus has thirty times their weight. With 5, three times, writes took 8.6 ms on average while
-/// every node of three on two cores computed all it could, 1.9 ms without that.
+/// every node of three on two cores computed all it could, 1.9 ms without that. And they make way at once, see
+/// [`workers`].
 const NICENESS: i32 = 15;
 
 /// How much nicer than this process producers are, and the programs that they start: as nice as can be.

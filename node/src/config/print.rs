@@ -63,6 +63,7 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "http_reads_max" => number(s.http_reads_max as u64),
         "http_waiting_max" => number(s.http_waiting_max as u64),
         "http_waiting_timeout" => time(s.http_waiting_timeout),
+        "http_buffer_bytes_max" => size(s.http_buffer_bytes_max),
         "http_cors_origins" => list(s.http_cors_origins.clone()),
         "insecure" => Some(Value::Boolean(s.insecure)),
         "no_auth" => Some(Value::Boolean(s.no_auth)),

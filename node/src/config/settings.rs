@@ -67,17 +67,21 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_HTTP_URI_BYTES_MAX", default_value = "8KiB", value_name = "SIZE", value_parser = size)]
     pub http_uri_bytes_max: ByteSize,
     /// Writes that this node works on at once for its clients
-    #[arg(long, env = "HEARTH_HTTP_WRITES_MAX", default_value_t = 2048, value_name = "N")]
+    #[arg(long, env = "HEARTH_HTTP_WRITES_MAX", default_value_t = 256, value_name = "N")]
     pub http_writes_max: usize,
     /// Reads that this node works on at once and that need the leader's word
     #[arg(long, env = "HEARTH_HTTP_READS_MAX", default_value_t = 4096, value_name = "N")]
     pub http_reads_max: usize,
     /// Writes and reads that may wait for that; further ones get 429
-    #[arg(long, env = "HEARTH_HTTP_WAITING_MAX", default_value_t = 16_384, value_name = "N")]
+    #[arg(long, env = "HEARTH_HTTP_WAITING_MAX", default_value_t = 512, value_name = "N")]
     pub http_waiting_max: usize,
     /// How long they may wait; then they get 429
     #[arg(long, env = "HEARTH_HTTP_WAITING_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]
     pub http_waiting_timeout: Duration,
+    /// Memory for bodies of requests in progress and for answers of many values; who waits for it longer than
+    /// http_waiting_timeout gets 429
+    #[arg(long, env = "HEARTH_HTTP_BUFFER_BYTES_MAX", default_value = "256MiB", value_name = "SIZE", value_parser = size)]
+    pub http_buffer_bytes_max: ByteSize,
     /// Web origins whose scripts may use this node, as browsers send them (scheme://host:port), or * for
     /// all; give the key once for each [default: none]
     #[arg(long, env = "HEARTH_HTTP_CORS_ORIGINS", value_name = "ORIGIN", value_parser = origin, value_delimiter = ',')]
@@ -297,6 +301,7 @@ impl Settings {
             ("http.headers_max", self.http_headers_max as u64),
             ("http.writes_max", self.http_writes_max as u64),
             ("http.reads_max", self.http_reads_max as u64),
+            ("http.buffer_bytes_max", self.http_buffer_bytes_max.as_u64()),
             ("log.lines_max", self.log_lines_max as u64),
             ("raft.proposals_max", self.raft_proposals_max as u64),
             ("storage.checkpoint_entries", self.storage_checkpoint_entries),

@@ -1,9 +1,11 @@
-//! How much work on the store one node takes on at once.
+//! How much work on the store one node takes on at once, and how much memory for it.
 //!
 //! Writes and reads that need the leader enter through a [`Gate`]: so many of each may be at work,
 //! some more may wait a bounded time, the rest is told at once to come again. So client work piles
 //! up here, where it costs a few hundred bytes, and not in Raft's queues. What Raft does by itself
 //! does not come this way, and neither do health checks, metrics, compute and local reads.
+//!
+//! A write that would be refused is refused before its body is read, see [`Gate::expect_write`].
 //!
 //! Waiting before refusing is what keeps an overloaded node useful: a refusal costs almost as much
 //! processor time as a write, and a client that waits sends nothing meanwhile.
@@ -15,6 +17,7 @@ use std::time::Duration;
 use hearth_raft::{IdempotencyKey, Op, Store, View, Written};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::http::buffers::Buffers;
 use crate::http::problem::{Code, Problem};
 
 /// The bounds, from the `http.` keys.
@@ -28,6 +31,8 @@ pub(crate) struct AdmissionLimits {
     pub(crate) waiting_max: usize,
     /// How long.
     pub(crate) waiting_timeout: Duration,
+    /// Bytes of memory for bodies and for large answers.
+    pub(crate) buffer_bytes_max: usize,
 }
 
 /// The store behind its bounds. Everything else of the store is reached through it unbounded.
@@ -37,6 +42,8 @@ pub(crate) struct Gate {
     writes: Semaphore,
     reads: Semaphore,
     waiting: Semaphore,
+    /// Memory for bodies and for large answers.
+    pub(super) buffers: Buffers,
 }
 
 impl Deref for Gate {
@@ -55,6 +62,15 @@ impl Gate {
             writes: Semaphore::new(limits.writes_max),
             reads: Semaphore::new(limits.reads_max),
             waiting: Semaphore::new(limits.waiting_max),
+            buffers: Buffers::new(limits.buffer_bytes_max, limits.waiting_timeout),
+        }
+    }
+
+    /// Whether a write has a chance now: else its body need not be read, nor memory be spent on it.
+    pub(super) fn expect_write(&self) -> Result<(), Problem> {
+        match self.writes.available_permits() == 0 && self.waiting.available_permits() == 0 {
+            true => Err(self.full("http.writes_max", self.limits.writes_max)),
+            false => Ok(()),
         }
     }
 
@@ -93,18 +109,21 @@ impl Gate {
         if let Ok(permit) = room.try_acquire() {
             return Ok(permit);
         }
-        let overloaded = |detail: String| Err(Problem::new(Code::Overloaded, detail));
-        let Ok(_place) = self.waiting.try_acquire() else {
-            let waiting = self.limits.waiting_max;
-            return overloaded(format!("{limit} at work ({key}) and {waiting} waiting (http.waiting_max)"));
-        };
+        let Ok(_place) = self.waiting.try_acquire() else { return Err(self.full(key, limit)) };
         let timeout = self.limits.waiting_timeout;
         match tokio::time::timeout(timeout, room.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
             // The semaphores are never closed: this is the time that is up.
-            _ => overloaded(format!(
-                "{limit} at work ({key}), none ended within {timeout:?} (http.waiting_timeout)"
+            _ => Err(Problem::new(
+                Code::Overloaded,
+                format!("{limit} at work ({key}), none ended within {timeout:?} (http.waiting_timeout)"),
             )),
         }
+    }
+
+    fn full(&self, key: &str, limit: usize) -> Problem {
+        let waiting = self.limits.waiting_max;
+        let detail = format!("{limit} at work ({key}) and {waiting} waiting (http.waiting_max)");
+        Problem::new(Code::Overloaded, detail)
     }
 }

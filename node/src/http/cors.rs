@@ -1,5 +1,10 @@
 //! Cross-origin requests from browsers (the Fetch standard's CORS protocol): off unless
 //! `http.cors_origins` lists origins. Credentials are never allowed, so `*` is safe to list.
+//!
+//! Not tower-http's `CorsLayer`, for three things that the transcripts show: it takes every OPTIONS request for
+//! a preflight, while ours answers `Allow` to those that are none and 404 to unknown paths; it answers preflights
+//! past what every answer here has (`Hearth-Node`, a request id, a count, a line in the access log); and it
+//! allows the same methods on every path, where ours allows those that the path has.
 
 use axum::body::Body;
 use axum::http::header::{

@@ -199,7 +199,11 @@ pub(super) async fn answer(
         cors::expose(headers, origin);
     }
     drop(in_flight);
-    if status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT {
+    // Answers that may come before the whole request has.
+    if matches!(
+        status,
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+    ) {
         connection.linger();
     }
     let connection = Arc::clone(&connection);

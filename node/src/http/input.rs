@@ -10,6 +10,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 use utoipa::IntoParams;
 
+use crate::http::Gate;
+use crate::http::buffers::Held;
 use crate::http::connection::BodyTimeout;
 use crate::http::parameters::Parameters;
 use crate::http::problem::{Code, Problem};
@@ -22,6 +24,9 @@ pub(crate) const VALUE_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const NAME_BYTES_MAX: usize = 256;
 /// Bytes of a JSON body; a name of 256 bytes takes at most six times that, escaped.
 pub(crate) const JSON_BYTES_MAX: usize = 64 * 1024;
+/// Memory for each byte of a body: as it was received, parsed, encoded as a command, and on its way to the
+/// leader.
+const BODY_COPIES: usize = 4;
 /// Bytes of a media type.
 pub(crate) const CONTENT_TYPE_BYTES_MAX: usize = 256;
 
@@ -123,13 +128,23 @@ pub(crate) fn percent_decoded(field: &str, code: Code, raw: &str) -> Result<Stri
     }
 }
 
-/// The whole body, when it has at most `bytes_max`; more is not read.
+/// The body of a write, with the memory that it and the write take.
+pub(crate) struct Received {
+    /// All of it.
+    pub(crate) bytes: Bytes,
+    /// To be kept until the write is done.
+    pub(crate) held: Held,
+}
+
+/// The whole body of a write, when it has at most `bytes_max`; more is not read, and neither is the body of a
+/// write that has no chance now.
 pub(crate) async fn body(
+    store: &Gate,
     field: &str,
     headers: &HeaderMap,
     body: Body,
     bytes_max: usize,
-) -> Result<Bytes, Problem> {
+) -> Result<Received, Problem> {
     let too_large = |bytes: &str| {
         Problem::new(Code::BodyTooLarge, format!("{field}: {bytes} bytes, more than {bytes_max}"))
     };
@@ -137,14 +152,29 @@ pub(crate) async fn body(
     if let Some(announced) = announced.filter(|announced| *announced > bytes_max as u64) {
         return Err(too_large(&announced.to_string()));
     }
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large("too many")),
-        Err(error) if is_timeout(&*error) => {
-            Err(Problem::new(Code::ClientTimeout, format!("{field}: {error} (http.body_timeout)")))
-        }
-        Err(error) => Err(Problem::new(Code::InvalidBody, format!("{field}: {error}"))),
+    store.expect_write()?;
+    let mut held = store.buffers.hold(0).await?;
+    let mut body = Limited::new(body, bytes_max);
+    let mut parts = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error {
+            error if error.is::<LengthLimitError>() => too_large("too many"),
+            error if is_timeout(&*error) => {
+                Problem::new(Code::ClientTimeout, format!("{field}: {error} (http.body_timeout)"))
+            }
+            error => Problem::new(Code::InvalidBody, format!("{field}: {error}")),
+        })?;
+        // Trailers are not asked for.
+        let Ok(data) = frame.into_data() else { continue };
+        store.buffers.grow(&mut held, data.len() * BODY_COPIES).await?;
+        parts.push(data);
     }
+    let bytes = match parts.len() {
+        0 => Bytes::new(),
+        1 => parts.remove(0),
+        _ => parts.concat().into(),
+    };
+    Ok(Received { bytes, held })
 }
 
 /// Whether the cause is that the body did not arrive in time.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::conditions::{self, IfNoneMatch, WriteConditions, etag};
-use crate::http::input::{self, CONTENT_TYPE_BYTES_MAX, Consistency, ReadQuery, VALUE_BYTES_MAX};
+use crate::http::input::{self, CONTENT_TYPE_BYTES_MAX, Consistency, ReadQuery, Received, VALUE_BYTES_MAX};
 use crate::http::once::OnceHeader;
 use crate::http::openapi::errors;
 use crate::http::parameters::{Parameters, invalid};
@@ -138,12 +138,14 @@ pub(super) async fn put(
     let ttl_ms = Parameters::of(&uri, &["ttl"])?.time("ttl")?.map(checked_ttl).transpose()?;
     let only_if = conditions::of_write(&asked)?;
     let content_type = content_type(&asked)?;
-    let value = input::body("value", &asked, body, VALUE_BYTES_MAX).await?;
+    let store = app.store()?;
+    let Received { bytes: value, held } = input::body(store, "value", &asked, body, VALUE_BYTES_MAX).await?;
     let op = match (ttl_ms, only_if.as_slice()) {
         (None, []) => Op::Put { key: key.clone(), value, content_type },
         _ => Op::PutWith { key: key.clone(), value, content_type, ttl_ms, only_if },
     };
-    let (written, mut headers) = once::write(app.store()?, &asked, &op).await?;
+    let (written, mut headers) = once::write(store, &asked, &op).await?;
+    drop(held);
     let created = match written.reply {
         Reply::Written { created } => created,
         Reply::PreconditionFailed { current } => return Err(precondition_failed(&key, current, headers)),

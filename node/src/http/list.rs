@@ -6,12 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use hearth_raft::{Op, Record, Reply};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
+use crate::http::base64::Base64;
 use crate::http::input::{self, ReadQuery};
 use crate::http::once::OnceHeader;
 use crate::http::openapi::errors;
@@ -24,6 +23,9 @@ const LIMIT_MAX: u64 = 1000;
 const LIMIT_DEFAULT: u64 = 100;
 /// Bytes of keys and values of one page; a page ends behind the key that exceeds it.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a page as JSON without its items, and of an item without its key, type and value.
+const PAGE_JSON_BYTES: usize = 1200;
+const ITEM_JSON_BYTES: usize = 200;
 
 errors!(ListErrors: InvalidParameter, KeyTooLong, Overloaded, NoLeader, RevisionNotReached);
 errors!(DeleteErrors: InvalidParameter, InvalidHeader, PrefixTooLarge, KeyTooLong, IdempotencyKeyReused,
@@ -91,7 +93,19 @@ pub(super) struct Item<'a> {
     expires_in_ms: Option<u64>,
     /// Base64; only with `values=true`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<String>,
+    #[schema(value_type = Option<String>)]
+    value: Option<Base64<&'a [u8]>>,
+}
+
+impl Page<'_> {
+    /// About how long it is as JSON, when little is escaped.
+    fn json_bytes(&self) -> usize {
+        let item = |item: &Item<'_>| {
+            let texts = item.key.len() + item.content_type.map_or(0, str::len);
+            ITEM_JSON_BYTES + texts + item.value.as_ref().map_or(0, Base64::json_bytes)
+        };
+        PAGE_JSON_BYTES + self.items.iter().map(item).sum::<usize>()
+    }
 }
 
 /// What a removal did.
@@ -131,7 +145,9 @@ pub(super) async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Respon
         view = store.view_from(view, at).await?;
         headers = data_headers(store, view.revision());
     }
-    Ok((headers, Json(page(&view, store.clock_ms(&view), &wanted))).into_response())
+    let page = page(&view, store.clock_ms(&view), &wanted);
+    let answer = store.buffers.json(&page, page.json_bytes()).await?;
+    Ok((headers, answer).into_response())
 }
 
 /// What a page is to have.
@@ -174,7 +190,7 @@ fn item<'a>(key: &'a str, record: &'a Record, clock_ms: u64, values: bool) -> It
         size: record.value.len(),
         content_type: Some(&*record.content_type).filter(|given| !given.is_empty()),
         expires_in_ms: record.expires_at_ms.map(|at| at.get().saturating_sub(clock_ms)),
-        value: values.then(|| BASE64_STANDARD.encode(&record.value)),
+        value: values.then_some(Base64(&*record.value)),
     }
 }
 

@@ -12,6 +12,8 @@
 
 mod admission;
 mod age;
+mod base64;
+mod buffers;
 mod cluster;
 mod compute;
 mod conditions;

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -16,7 +15,8 @@ use hearth_raft::{Condition, Expect, Op, Reply, TXN_OPS_MAX, Test, Txn, TxnOp, T
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::http::input::{self, VALUE_BYTES_MAX};
+use crate::http::base64::Base64;
+use crate::http::input::{self, Received, VALUE_BYTES_MAX};
 use crate::http::kv::{checked_content_type, checked_ttl};
 use crate::http::once::OnceHeader;
 use crate::http::openapi::errors;
@@ -25,6 +25,8 @@ use crate::http::{App, once};
 
 /// Bytes of a transaction's body.
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a result as JSON without its key, type and value; also enough for what is around them.
+const RESULT_JSON_BYTES: usize = 200;
 
 errors!(ApplyErrors: InvalidParameter, InvalidHeader, InvalidBody, NotAnInteger, IntegerOverflow, BodyTooLarge,
     ResultTooLarge, KeyTooLong, IdempotencyKeyReused, Overloaded, NoLeader, OutcomeUnknown, StorageFull);
@@ -153,7 +155,22 @@ pub(super) struct Got {
     /// Until the key goes away by itself; null when it stays.
     expires_in_ms: Option<u64>,
     /// In base64.
-    value: String,
+    #[schema(value_type = String)]
+    value: Base64<Bytes>,
+}
+
+impl Applied {
+    /// About how long it is as JSON, when little is escaped.
+    fn json_bytes(&self) -> usize {
+        let result = |done: &Done| match done {
+            Done::Put { key, .. } | Done::Delete { key, .. } | Done::Add { key, .. } => key.len(),
+            Done::Get { key, record: None, .. } => key.len(),
+            Done::Get { key, record: Some(got), .. } => {
+                key.len() + got.content_type.as_ref().map_or(0, String::len) + got.value.json_bytes()
+            }
+        };
+        self.results.iter().map(|done| RESULT_JSON_BYTES + result(done)).sum::<usize>() + RESULT_JSON_BYTES
+    }
 }
 
 fn one() -> i64 {
@@ -178,15 +195,20 @@ pub(super) async fn apply(
     body: Body,
 ) -> Result<Response, Problem> {
     input::no_query(&uri)?;
-    let (txn, keys) = parse(&input::body("body", &asked, body, BODY_BYTES_MAX).await?)?;
-    let (written, headers) = once::write(app.store()?, &asked, &Op::Txn(txn)).await?;
+    let store = app.store()?;
+    let Received { bytes, held } = input::body(store, "body", &asked, body, BODY_BYTES_MAX).await?;
+    let (txn, keys) = parse(&bytes)?;
+    let (written, headers) = once::write(store, &asked, &Op::Txn(txn)).await?;
+    drop((bytes, held));
     match written.reply {
         Reply::Txn(reply) => {
             let keys = if reply.succeeded { keys.then } else { keys.or_else };
             let results =
                 keys.into_iter().zip(reply.results).map(|(key, result)| done(key, result)).collect();
             let (succeeded, revision) = (reply.succeeded, written.revision);
-            Ok((headers, Json(Applied { succeeded, revision, results })).into_response())
+            let applied = Applied { succeeded, revision, results };
+            let answer = store.buffers.json_of_applied(&applied, applied.json_bytes()).await?;
+            Ok((headers, answer).into_response())
         }
         Reply::TxnRefused { succeeded, operation, reason } => {
             Err(refused(succeeded, operation, reason).with_headers(headers))
@@ -232,7 +254,7 @@ fn done(key: String, result: TxnResult) -> Done {
                 created_revision: got.created_revision,
                 content_type: Some(got.content_type.to_string()).filter(|given| !given.is_empty()),
                 expires_in_ms: got.expires_in_ms,
-                value: BASE64_STANDARD.encode(&got.value),
+                value: Base64(got.value),
             };
             Done::Get { key, found: true, record: Some(record) }
         }

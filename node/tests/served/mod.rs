@@ -1,9 +1,10 @@
-//! One real `hearthd` for a test, talked to over plain sockets: no client library corrects what is sent
+//! Real `hearthd` processes for a test, talked to over plain sockets: no client library corrects what is sent
 //! or hides what comes back.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "a test ends at the first thing that is not as it should be"
 )]
@@ -13,6 +14,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 
 /// How long a node may take to start, and any answer to come, also on a busy machine.
@@ -28,8 +30,31 @@ pub struct Served {
 impl Served {
     /// Starts a node and waits until `path` answers 200. In `flags`, `{peer}` is its peer address.
     pub fn start(flags: &[String], path: &str) -> Self {
+        let served = Self::spawn(flags, free_address());
+        served.await_ok(path);
+        served
+    }
+
+    /// Starts nodes that form one cluster, and waits until `path` answers 200 on each. The first one leads.
+    pub fn start_cluster(nodes: usize, flags: &[String], path: &str) -> Vec<Self> {
+        let peers: Vec<_> = (1..=nodes).map(|number| (format!("n{number}"), free_address())).collect();
+        let initial: Vec<String> = peers.iter().map(|(name, peer)| format!("{name}={peer}")).collect();
+        let spawn = |(name, peer): &(String, SocketAddr)| {
+            let own = ["--name", name, "--initial-cluster", &initial.join(",")].map(str::to_owned);
+            Self::spawn(&[&own, flags].concat(), *peer)
+        };
+        let mut all: Vec<Self> = peers.iter().map(spawn).collect();
+        for node in &all {
+            node.await_ok(path);
+        }
+        let leader = all.iter().position(|node| node.get("/leader").starts_with("HTTP/1.1 200"));
+        all.swap(0, leader.expect("all nodes are ready, and none leads"));
+        all
+    }
+
+    fn spawn(flags: &[String], peer: SocketAddr) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (http, peer) = (free_address(), free_address());
+        let http = free_address();
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_hearthd"));
         for (name, _) in std::env::vars_os() {
@@ -47,10 +72,14 @@ impl Served {
             .stderr(log)
             .spawn()
             .unwrap();
-        let served = Self { process, http, directory };
+        Self { process, http, directory }
+    }
+
+    /// Waits until `path` answers 200.
+    fn await_ok(&self, path: &str) {
         let deadline = Instant::now() + BOUND;
         loop {
-            let answer = TcpStream::connect(http).ok().map(|stream| {
+            let answer = TcpStream::connect(self.http).ok().map(|stream| {
                 exchange(
                     stream,
                     format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes(),
@@ -58,10 +87,54 @@ impl Served {
                 )
             });
             match answer {
-                Some(answer) if answer.starts_with(b"HTTP/1.1 200") => return served,
-                _ if Instant::now() > deadline => panic!("{path} is not 200:\n{}", served.log()),
+                Some(answer) if answer.starts_with(b"HTTP/1.1 200") => return,
+                _ if Instant::now() > deadline => panic!("{path} is not 200:\n{}", self.log()),
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
+    }
+
+    /// Stops the process where it is (SIGSTOP) and waits until each of its threads stands still: its connections
+    /// stay open, and nothing answers.
+    pub fn pause(&self) {
+        kill_process(self.pid(), Signal::STOP).unwrap();
+        let threads = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        let stands = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        let deadline = Instant::now() + BOUND;
+        while !std::fs::read_dir(&threads).unwrap().all(|thread| {
+            // A thread that has ended meanwhile stands still too.
+            std::fs::read_to_string(thread.unwrap().path().join("stat")).map_or(true, stands)
+        }) {
+            assert!(Instant::now() < deadline, "the process does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
+    /// From now on the process cannot write a file beyond `bytes`: the kernel refuses it as it would on a full
+    /// or broken disk.
+    pub fn limit_files(&self, bytes: u64) {
+        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        prlimit(Some(self.pid()), Resource::Fsize, limit).unwrap();
+    }
+
+    /// Waits until the process has ended, and gives its exit code.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + BOUND;
+        loop {
+            match self.process.try_wait().unwrap() {
+                Some(status) => return status.code(),
+                None => assert!(Instant::now() < deadline, "still running:\n{}", self.log()),
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -100,6 +173,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
+        // A stopped process dies of SIGKILL as well.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -10,15 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use hdrhistogram::Histogram;
+use hearth_cluster::load::http1::Connection;
 use tokio::task::{JoinSet, LocalSet};
-
-use crate::connection::Connection;
 
 /// The longest time that is told apart from a longer one, in µs.
 const LATENCY_MICROS_MAX: u64 = 120_000_000;
-
-/// How nice the threads are that stand for other machines.
-const NICENESS: i32 = 19;
 
 /// What was seen.
 pub struct Seen {
@@ -58,7 +54,7 @@ pub enum Until {
 pub async fn run(requests: Vec<(SocketAddr, Vec<u8>)>, until: Until) -> Result<Seen> {
     let mut connections = Vec::with_capacity(requests.len());
     for (address, request) in requests {
-        connections.push(Connection::open(address, request).await?);
+        connections.push((Connection::open(address).await?, request));
     }
     let latency = Histogram::<u64>::new_with_bounds(1, LATENCY_MICROS_MAX, 3).context("a histogram")?;
     let latency = Rc::new(RefCell::new(latency));
@@ -68,13 +64,13 @@ pub async fn run(requests: Vec<(SocketAddr, Vec<u8>)>, until: Until) -> Result<S
     }
     let local = LocalSet::new();
     let mut loops = JoinSet::new();
-    for mut connection in connections {
+    for (mut connection, request) in connections {
         let (latency, left, counts) = (latency.clone(), left.clone(), counts.clone());
         let drive = async move {
             while left.get() > 0 {
                 left.set(left.get() - 1);
                 let began = Instant::now();
-                let status = connection.ask().await?;
+                let status = connection.ask(&request).await?.status;
                 ensure!(matches!(status, 200 | 201), "status {status}");
                 if counts.get() {
                     let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -132,7 +128,7 @@ impl Background {
         let drive = {
             let (stop, answers) = (stop.clone(), answers.clone());
             move || {
-                rustix::process::nice(NICENESS).context("become nice")?;
+                be_elsewhere()?;
                 runtime.block_on(drive_all(requests, stop, answers))
             }
         };
@@ -154,6 +150,17 @@ impl Background {
     }
 }
 
+/// Has this thread, which stands for other machines, take no more of the processors than is left over: neither
+/// time, nor their places in the eyes of the scheduler.
+fn be_elsewhere() -> Result<()> {
+    let no_priority = libc::sched_param { sched_priority: 0 };
+    #[allow(unsafe_code, reason = "there is no safe wrapper")]
+    // SAFETY: 0 is this thread, and the kernel only reads the parameter.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const no_priority) };
+    ensure!(result == 0, "SCHED_IDLE: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
 async fn drive_all(
     requests: Vec<(SocketAddr, Vec<u8>)>,
     stop: Arc<AtomicBool>,
@@ -163,9 +170,9 @@ async fn drive_all(
     for (address, request) in requests {
         let (stop, answers) = (stop.clone(), answers.clone());
         loops.spawn(async move {
-            let mut connection = Connection::open(address, request).await?;
+            let mut connection = Connection::open(address).await?;
             while !stop.load(Ordering::Relaxed) {
-                match connection.ask().await? {
+                match connection.ask(&request).await?.status {
                     200 => _ = answers.fetch_add(1, Ordering::Relaxed),
                     // Refused, as it should when there is too much.
                     429 => tokio::time::sleep(Duration::from_millis(10)).await,

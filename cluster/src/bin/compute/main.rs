@@ -16,10 +16,9 @@
 //! Every load is a closed loop: N connections with one request in flight each. What is compared takes turns,
 //! round by round, and the median counts, so that what else the machine does meets both.
 //!
-//! Known shortcomings: clients and servers share the processors. The threads that load compute in `yield` are
-//! as nice as can be, because they stand for other machines; those that write are not.
+//! Known shortcomings: clients and servers share the processors. The threads that load compute in `yield` get
+//! only what is left over, because they stand for other machines; those that write do not.
 
-mod connection;
 mod load;
 mod old_way;
 mod parts;
@@ -27,8 +26,9 @@ mod parts;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use hearth_cluster::measurement::{self, Servers};
 
 /// Measures the compute endpoints.
 #[derive(Debug, Parser)]
@@ -48,9 +48,8 @@ struct Arguments {
     /// Connections.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: u32,
-    /// Further flags for every node, after `--`.
-    #[arg(last = true)]
-    flags: Vec<String>,
+    #[command(flatten)]
+    servers: Servers,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,34 +61,19 @@ enum Part {
     Yield,
 }
 
-// One thread: the load must not take a second processor from the servers.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // An interrupt has to drop what `run` holds: the servers and their directory.
-    let ended = tokio::select! {
-        ended = run(&arguments) => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("compute: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    measurement::run(env!("CARGO_BIN_NAME"), measure)
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing: run it with --release");
+async fn measure(arguments: Arguments) -> Result<()> {
     let measure = parts::Measure {
         rounds: arguments.rounds,
         window: Duration::from_secs(arguments.seconds),
         loaded: Duration::from_secs(arguments.yield_seconds),
         connections: arguments.connections,
-        flags: arguments.flags.clone(),
+        servers: arguments.servers,
     };
-    for part in &arguments.only {
+    for part in arguments.only {
         match part {
             Part::Cpu => measure.cpu().await?,
             Part::Burst => measure.burst().await?,

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use hearth_cluster::{Cluster, Options, binary, wait};
+use hearth_cluster::load::http1::{get, put};
+use hearth_cluster::measurement::Servers;
+use hearth_cluster::{Cluster, binary, wait};
 use tempfile::NamedTempFile;
 
-use crate::connection::{get, put};
 use crate::load::{self, Background, Seen, Until};
 use crate::old_way;
 
@@ -31,23 +32,18 @@ pub struct Measure {
     /// Of full compute load.
     pub loaded: Duration,
     pub connections: u32,
-    pub flags: Vec<String>,
+    pub servers: Servers,
 }
 
 impl Measure {
-    async fn start(&self, nodes: usize, flags: &[&str]) -> Result<Cluster> {
-        let mut flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        flags.extend(self.flags.iter().cloned());
-        Cluster::start(Options { nodes, flags, ..Options::default() }).await
-    }
-
     fn requests(&self, address: SocketAddr, path: &str) -> Vec<(SocketAddr, Vec<u8>)> {
         vec![(address, get(path)); self.connections as usize]
     }
 
     /// `/cpu` live against the empty route.
     pub async fn cpu(&self) -> Result<()> {
-        let cluster = self.start(1, &["--compute-cpu-pool=0", "--compute-local-program-pool=0"]).await?;
+        let cluster =
+            self.servers.start(1, &["--compute-cpu-pool=0", "--compute-local-program-pool=0"]).await?;
         let address = cluster.node(0).http;
         let window = Until::Window(self.window);
         let (mut empty, mut cpu) = (Vec::new(), Vec::new());
@@ -67,7 +63,7 @@ impl Measure {
 
     /// A burst out of the pool against one of the empty route.
     pub async fn burst(&self) -> Result<()> {
-        let cluster = self.start(1, &["--compute-local-program-pool=0"]).await?;
+        let cluster = self.servers.start(1, &["--compute-local-program-pool=0"]).await?;
         let node = cluster.node(0);
         let ready = "hearth_compute_pool_ready";
         let taken = "hearth_compute_source_total{endpoint=\"cpu\",source=\"pool\"}";
@@ -98,8 +94,10 @@ impl Measure {
     pub async fn program(&self) -> Result<()> {
         let lock = NamedTempFile::new().context("a lock file")?;
         let variable = format!("--compute-local-program-env=VERY_IMPORTANT_LOCK={}", lock.path().display());
-        let cluster =
-            self.start(1, &[&variable, "--compute-local-program-pool=0", "--compute-cpu-pool=0"]).await?;
+        let cluster = self
+            .servers
+            .start(1, &[&variable, "--compute-local-program-pool=0", "--compute-cpu-pool=0"])
+            .await?;
         let program = binary::hearthd()?.with_file_name("very_important_value");
         let (mut old, mut new) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
@@ -121,7 +119,7 @@ impl Measure {
         let directory = tempfile::tempdir().context("a directory")?;
         let missing = directory.path().join("lock");
         let variable = format!("--compute-local-program-env=VERY_IMPORTANT_LOCK={}", missing.display());
-        let cluster = self.start(1, &[&variable, "--compute-local-program-pool=0"]).await?;
+        let cluster = self.servers.start(1, &[&variable, "--compute-local-program-pool=0"]).await?;
         let address = cluster.node(0).http;
         let calls = vec![(address, get("/local_program")); SLOW_CALLS];
         let begun = Instant::now();
@@ -141,7 +139,7 @@ impl Measure {
     pub async fn yields(&self) -> Result<()> {
         let lock = NamedTempFile::new().context("a lock file")?;
         let variable = format!("--compute-local-program-env=VERY_IMPORTANT_LOCK={}", lock.path().display());
-        let mut cluster = self.start(3, &[&variable]).await?;
+        let mut cluster = self.servers.start(3, &[&variable]).await?;
         cluster.leader().await?;
         let writes: Vec<_> = (0..WRITERS)
             .map(|i| (cluster.node(i % 3).http, put(&format!("/v1/kv/yield{i}"), &"v".repeat(256))))

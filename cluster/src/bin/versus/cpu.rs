@@ -4,6 +4,7 @@ use std::ops::Sub;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hearth_cluster::process::cpu_time;
 
 use crate::servers::Servers;
 
@@ -29,11 +30,11 @@ impl Used {
     /// # Errors
     /// When a process is gone.
     pub fn now(loaded: &Servers, all: &[Servers]) -> Result<Self> {
-        let mut used = Self { client: of("self")?, machine: of_machine()?, ..Self::default() };
+        let mut used = Self { client: cpu_time("self")?, machine: of_machine()?, ..Self::default() };
         for servers in all {
             let sum = if servers.system == loaded.system { &mut used.servers } else { &mut used.others };
             for pid in servers.pids() {
-                *sum += of(&pid.to_string())?;
+                *sum += cpu_time(&pid.to_string())?;
             }
         }
         Ok(used)
@@ -58,12 +59,6 @@ impl Sub for Used {
     }
 }
 
-fn of(process: &str) -> Result<Duration> {
-    let path = format!("/proc/{process}/stat");
-    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    ticks(&stat).map(|ticks| TICK * ticks).with_context(|| format!("no processor time in {path}: {stat}"))
-}
-
 fn of_machine() -> Result<Duration> {
     let stat = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
     machine_ticks(&stat).map(|ticks| TICK * ticks).context("no processor time in /proc/stat")
@@ -82,27 +77,9 @@ fn machine_ticks(stat: &str) -> Option<u32> {
     [0, 1, 2, 7].iter().try_fold(0_u32, |sum, index| sum.checked_add(*fields.get(*index)?))
 }
 
-/// User and system time in a line of `/proc/PID/stat`.
-fn ticks(stat: &str) -> Option<u32> {
-    // The second field is the program's name in parentheses, which may hold spaces and parentheses.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let user: u32 = fields.next()?.parse().ok()?;
-    let system: u32 = fields.next()?.parse().ok()?;
-    user.checked_add(system)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ticks_stand_behind_the_name() {
-        let line = "4711 (a (b) c) S 1 4711 4711 0 -1 4194560 9 0 0 0 230 41 5 6 20 0 7 0 88 99";
-        assert_eq!(ticks(line), Some(271));
-        assert_eq!(ticks("4711 (a) S 1 2 3"), None);
-        assert_eq!(ticks(""), None);
-    }
 
     #[test]
     fn machine_ticks_are_those_of_programs() {
@@ -118,11 +95,5 @@ mod tests {
         let used = Used { servers: second(3), others: second(1), client: second(2), machine: second(10) };
         assert_eq!(used.strangers(), second(4));
         assert_eq!(Used { machine: second(1), ..used }.strangers(), Duration::ZERO);
-    }
-
-    #[test]
-    fn this_process_has_used_some() {
-        assert!(of("self").is_ok());
-        assert!(of("0").is_err());
     }
 }

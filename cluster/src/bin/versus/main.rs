@@ -44,10 +44,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use anyhow::{Context, Result};
 use hearth_cluster::load::Operation;
-use hearth_cluster::{binary, machine, seed};
+use hearth_cluster::{binary, machine, measurement, seed};
 
 use crate::load::Load;
 use crate::options::{Options, is_known_to};
@@ -64,27 +63,11 @@ const SETTLING: Load = Load {
     window: Duration::from_secs(1),
 };
 
-// One thread: the load generator must not take a second processor from the servers, and servers
-// started from this thread live as long as it does.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let options = Options::parse();
-    // An interrupt has to drop what `run` holds: the servers and their directory.
-    let ended = tokio::select! {
-        ended = run(&options) => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("versus: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    measurement::run(env!("CARGO_BIN_NAME"), compare)
 }
 
-async fn run(options: &Options) -> Result<()> {
-    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing: run it with --release");
+async fn compare(options: Options) -> Result<()> {
     seed::seed();
     let mut temporary = tempfile::Builder::new();
     let temporary = temporary.prefix("hearth-versus-");
@@ -96,7 +79,7 @@ async fn run(options: &Options) -> Result<()> {
     let machine = machine::describe(directory.path())?;
     println!("{machine}");
 
-    let systems = start(options, directory.path()).await?;
+    let systems = start(&options, directory.path()).await?;
     for servers in &systems {
         let began = Instant::now();
         preload::run(servers).await.with_context(|| servers.log_tails())?;
@@ -107,7 +90,7 @@ async fn run(options: &Options) -> Result<()> {
         load::run(&SETTLING, servers, &systems).await.with_context(|| servers.log_tails())?;
     }
     let programs = systems.iter().map(|servers| servers.version.clone()).collect();
-    let report = Report { machine, programs, rounds: measure(options, &systems).await? };
+    let report = Report { machine, programs, rounds: measure(&options, &systems).await? };
     println!("{report}");
     match &options.json {
         Some(file) => report.write_json(file),

@@ -4,11 +4,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, kill_process_group, pidfd_open, prlimit, waitpgid,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group,
+    pidfd_open, prlimit, waitid, waitpgid,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -17,27 +19,35 @@ use tokio::net::unix::pipe;
 use super::LocalProgramConfig;
 use super::output::Output;
 
-/// How long a dropped [`Process`] blocks for the death of what it killed. SIGKILL takes effect in
+/// How long a dropped [`Group`] blocks for the death of what it killed. SIGKILL takes effect in
 /// microseconds, except on a process that hangs in the kernel, and that must not hang us.
 const DROP_WAIT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// A started program.
+/// The process group of a program of ours.
 ///
 /// Invariants:
-/// - Until [`Process::reap`] has returned, the program is our child, at worst a zombie: its process id, which
-///   is also the id of its group, cannot belong to anybody else. So `kill` hits the right group.
-/// - Whatever happens to this value, the group is killed and the program reaped: by `reap`, or by `drop`.
-pub(super) struct Process {
+/// - Until `reaped`, the program is our child, at worst a zombie: its process id, which is also the id of its
+///   group, cannot belong to anybody else. So a kill hits the right group.
+/// - Whatever happens to this value, the group is killed and the program reaped.
+struct Group {
     /// Of the program and of its group.
     id: Pid,
-    /// Becomes readable when the program has exited, whoever else still holds its output open.
-    exited: AsyncFd<OwnedFd>,
+    /// Becomes readable when the program has exited, whoever else still holds its output open. Absent when the
+    /// kernel gave none.
+    pidfd: Option<Arc<OwnedFd>>,
     /// Whether the exit status was collected.
     reaped: bool,
 }
 
-impl Process {
-    /// Starts the program; returns it and its output, standard output and standard error in one stream.
+/// A program that has just been started, and that the runtime does not watch yet.
+pub(super) struct Started {
+    group: Group,
+    /// Standard output and standard error in one stream.
+    output: OwnedFd,
+}
+
+impl Started {
+    /// Starts the program.
     ///
     /// Blocks until the new process has executed the program, about 0.1 ms of work: the standard library uses
     /// `posix_spawn` as long as nothing is asked for that it cannot do (a closure to run in the child, another
@@ -50,11 +60,10 @@ impl Process {
     /// begun. What it forks within those microseconds would keep the node's limits; a launcher between us
     /// and the program would close that gap, and cost as much as the program itself.
     ///
-    /// Must be called within a Tokio runtime.
-    pub(super) fn start(config: &LocalProgramConfig) -> io::Result<(Self, Output)> {
-        let (reader, writer) = io::pipe()?;
-        // Registered before the program starts: what fails here leaves nothing behind.
-        let reader = pipe::Receiver::from_owned_fd(reader.into())?;
+    /// Nothing here takes a lock of the runtime: the thread that does this is nice, and may lose its processor
+    /// while it holds one.
+    pub(super) fn start(config: &LocalProgramConfig) -> io::Result<Self> {
+        let (output, writer) = io::pipe()?;
         let mut command = Command::new(&config.program);
         command
             .args(&config.args)
@@ -65,27 +74,37 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer);
-        let mut child = command.spawn()?;
-        let id = Pid::from_child(&child);
+        let child = command.spawn()?;
+        let mut group = Group { id: Pid::from_child(&child), pidfd: None, reaped: false };
         // Closes our copies of the writing end.
         drop(command);
-        let watched =
-            limit(id, config).and_then(|()| pidfd_open(id, PidfdFlags::empty()).map_err(io::Error::from));
-        match watched.and_then(watch) {
-            Ok(exited) => {
-                Ok((Self { id, exited, reaped: false }, Output::new(reader, config.output_bytes_max)))
-            }
-            Err(error) => {
-                let _ = kill_process_group(id, Signal::KILL);
-                let _ = child.wait();
-                Err(error)
-            }
-        }
+        limit(group.id, config)?;
+        group.pidfd = Some(Arc::new(pidfd_open(group.id, PidfdFlags::empty())?));
+        Ok(Self { group, output: output.into() })
     }
 
+    /// Has the runtime watch the program, and what it writes, of which `kept_bytes_max` are kept.
+    ///
+    /// Must be called within a Tokio runtime.
+    pub(super) fn watch(self, kept_bytes_max: usize) -> io::Result<(Process, Output)> {
+        let Self { group, output } = self;
+        let pidfd = group.pidfd.clone().ok_or_else(|| io::Error::other("there is no pidfd"))?;
+        let output = Output::new(pipe::Receiver::from_owned_fd(output)?, kept_bytes_max);
+        Ok((Process { exited: watch(pidfd)?, group }, output))
+    }
+}
+
+/// A running program; see [`Group`] for what holds.
+pub(super) struct Process {
+    /// Readable when the program has exited.
+    exited: AsyncFd<Arc<OwnedFd>>,
+    group: Group,
+}
+
+impl Process {
     /// The id of the program and of its group.
     pub(super) fn id(&self) -> Pid {
-        self.id
+        self.group.id
     }
 
     /// Waits until the program has exited; it stays a zombie until [`Process::reap`]. Cancel safe.
@@ -96,16 +115,22 @@ impl Process {
 
     /// Kills every process of the group.
     pub(super) fn kill(&self) {
-        assert!(!self.reaped, "the id may be somebody else's");
-        // The only possible failure is that nobody is left.
-        let _ = kill_process_group(self.id, Signal::KILL);
+        self.group.kill();
     }
 
     /// Waits until the program has exited, kills what it left behind in its group, and collects its status.
     pub(super) async fn reap(mut self) -> io::Result<Ended> {
         self.exited().await?;
         self.kill();
-        self.collect()
+        self.group.collect()
+    }
+}
+
+impl Group {
+    fn kill(&self) {
+        assert!(!self.reaped, "the id may be somebody else's");
+        // The only possible failure is that nobody is left.
+        let _ = kill_process_group(self.id, Signal::KILL);
     }
 
     /// Collects the status of the program, which has exited.
@@ -167,22 +192,25 @@ fn limit(id: Pid, config: &LocalProgramConfig) -> io::Result<()> {
     Ok(())
 }
 
-impl Drop for Process {
-    /// Reached with a running program only when the runtime stops, or when its driver has failed.
+impl Drop for Group {
+    /// Reached with a running program only when it could not be watched, when the runtime stops, or when its
+    /// driver has failed.
     fn drop(&mut self) {
         if self.reaped {
             return;
         }
         self.kill();
-        let mut exited = [PollFd::new(&self.exited, PollFlags::IN)];
-        let _ = poll(&mut exited, Some(&DROP_WAIT));
+        let _ = match &self.pidfd {
+            Some(pidfd) => poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&DROP_WAIT)).map(drop),
+            None => waitid(WaitId::Pid(self.id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).map(drop),
+        };
         let _ = self.collect();
     }
 }
 
-fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+fn watch(pidfd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     #[allow(unsafe_code, reason = "the safe constructors are deprecated")]
-    // SAFETY: an OwnedFd is open and stays the same descriptor for as long as the AsyncFd owns it; nothing
+    // SAFETY: an OwnedFd is open and stays the same descriptor for as long as the AsyncFd shares it; nothing
     // here reaches into the AsyncFd to replace it.
     let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
     registered.map_err(io::Error::from)

@@ -190,7 +190,7 @@ async fn the_program_sees_nothing_but_what_is_configured() {
     let out = dir.path().join("out");
     let script = format!(
         "{{ /usr/bin/tr '\\0' '\\n' < /proc/$$/environ; echo \"args $# $1 $2\"; /bin/pwd; \
-         /usr/bin/cut -d' ' -f5,19 /proc/$$/stat; echo $$; }} > {}",
+         /usr/bin/cut -d' ' -f5,19,41 /proc/$$/stat; echo $$; }} > {}",
         out.display()
     );
     let ours = fs::read_to_string("/proc/self/stat").unwrap();
@@ -207,9 +207,10 @@ async fn the_program_sees_nothing_but_what_is_configured() {
         let dir = dir.path().canonicalize().unwrap();
         // The group is the program's own.
         let wanted = format!(
-            "{environment}args 2 $HOME ; exit 9\n{dir}\n{pid} {nice}\n{pid}\n",
+            "{environment}args 2 $HOME ; exit 9\n{dir}\n{pid} {nice} {policy}\n{pid}\n",
             dir = dir.display(),
             nice = nice + NICENESS,
+            policy = libc::SCHED_IDLE,
         );
         assert_eq!(seen, wanted);
     }
