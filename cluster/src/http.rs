@@ -12,8 +12,12 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
+use crate::events::Events;
+
 /// Above a node's own request timeout (5 s), so that it is the node that gives up first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// For how long a stream may go on.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What is known about a write after its answer, or after the lack of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +135,18 @@ impl Client {
         let reply = self.get(path).await?;
         ensure!(reply.status == 200, "GET {path}: {} {}", reply.status, reply.text());
         reply.json()
+    }
+
+    /// Watches the keys that begin with `prefix`, behind `last_id`; from now on when that is empty.
+    ///
+    /// # Errors
+    /// When the node cannot be reached or does not answer 200.
+    pub async fn watch(&self, prefix: &str, last_id: &str) -> Result<Events> {
+        let mut url = self.url(&["v1", "watch"]);
+        url.query_pairs_mut().append_pair("prefix", prefix);
+        let request = self.http.get(url).timeout(STREAM_TIMEOUT);
+        let request = if last_id.is_empty() { request } else { request.header("last-event-id", last_id) };
+        Events::new(request.send().await.context("GET /v1/watch")?)
     }
 
     /// `PUT /age` with `body` as it stands, JSON or not.

@@ -17,6 +17,7 @@ pub mod address;
 pub mod binary;
 pub mod checkpoints;
 pub mod cluster;
+pub mod events;
 pub mod http;
 pub mod load;
 pub mod machine;

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::Settings;
-use crate::http::{self, AdmissionLimits, App, Compute, Edge, Gate, RequestLimits};
+use crate::http::{self, AdmissionLimits, App, Compute, Edge, Gate, RequestLimits, StreamLimits, Streams};
 
 /// Runs a node until it is told to stop, or cannot go on.
 ///
@@ -32,7 +32,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let peer_listener = bind("peer_listen", &settings.peer_listen).await?;
     let http_address = http_listener.local_addr()?;
     let compute = Compute::new(&settings, &registry)?;
-    let app = App::new(settings.name.clone(), compute, registry.clone(), settings.log_slow_request)?;
+    let streams = Streams::register(stream_limits(&settings), &registry)?;
+    let app = App::new(settings.name.clone(), compute, streams, registry.clone(), settings.log_slow_request)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
 
@@ -69,6 +70,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     app.stopping.store(true, Ordering::Relaxed);
     tracing::info!("stopping");
     stop.send_replace(true);
+    // They would not end by themselves, and resume elsewhere.
+    store.end_watchers();
     store.hand_over().await;
     if tokio::time::timeout(settings.stop_timeout, serving).await.is_err() {
         tracing::warn!("requests are still in progress after stop_timeout; they are cut off");
@@ -100,6 +103,13 @@ fn admission_limits(settings: &Settings) -> AdmissionLimits {
         reads_max: settings.http_reads_max,
         waiting_max: settings.http_waiting_max,
         waiting_timeout: settings.http_waiting_timeout,
+    }
+}
+
+fn stream_limits(settings: &Settings) -> StreamLimits {
+    StreamLimits {
+        streams_max: settings.watch_streams_max,
+        heartbeat_interval: settings.watch_heartbeat_interval,
     }
 }
 
@@ -146,5 +156,7 @@ fn store_options(settings: &Settings, http_advertise: String) -> StoreOptions {
         log_catch_up_bytes: settings.raft_log_catch_up_bytes.as_u64(),
         idempotency_window: settings.idempotency_window,
         idempotency_keys_max: settings.idempotency_keys_max,
+        history_events: settings.watch_history_events,
+        history_bytes: settings.watch_history_bytes.as_u64(),
     }
 }

@@ -222,7 +222,10 @@ impl Transcript {
                 "date" | "connection" | "hearth-node" => continue,
                 "content-length" if !directives.head && !body.is_empty() => continue,
                 "content-length" if directives.head => "*".to_owned(),
-                "hearth-revision" | "hearth-staleness-ms" | "hearth-expires-in" => "*".to_owned(),
+                "hearth-revision"
+                | "hearth-oldest-revision"
+                | "hearth-staleness-ms"
+                | "hearth-expires-in" => "*".to_owned(),
                 "hearth-request-id" if !value.starts_with('t') => "*".to_owned(),
                 "etag" => self.name_revisions(value, "\""),
                 _ => value.to_owned(),
@@ -238,9 +241,14 @@ impl Transcript {
             true => shape(&serde_json::from_str(&body).unwrap()).to_string(),
             false => body,
         };
-        for before in
-            ["\"revision\":", "\"created_revision\":", "\"next_revision\":", "id: ", "has revision "]
-        {
+        for before in [
+            "\"revision\":",
+            "\"created_revision\":",
+            "\"next_revision\":",
+            "id: ",
+            "has revision ",
+            "to resume after is ",
+        ] {
             body = self.name_revisions(&body, before);
         }
         body = without_numbers(&body, "\"expires_in_ms\":");

@@ -13,6 +13,9 @@
 //! with everyone who waits at that moment, waits until this node has applied that far, and hands out
 //! the published view. Nothing is locked and nothing is copied.
 //!
+//! **The way of an event.** What an entry changed goes, once every view includes it, into a bounded history
+//! (`state::history`), which wakes the watchers of those keys; a [`Watcher`] reads it from where it is.
+//!
 //! **Invariants** (each is repeated beside the code that keeps it).
 //! 1. Nothing is acknowledged before it is on disk on a majority of voters.
 //! 2. A linearizable read never returns a value older than any write acknowledged before it began.
@@ -55,8 +58,9 @@ pub use command::{
     TxnRefusal, TxnReply, TxnResult,
 };
 pub use identity::{DataDirError, Identity};
-pub use state::{AgeList, Record, State, View};
+pub use state::{AgeList, Change, Event, EventId, Record, State, View, Watched, Watcher};
 pub use store::{
-    MemberReport, MemberStatus, OpenError, ReadError, Standing, Store, StoreOptions, WriteError, Written,
+    MemberReport, MemberStatus, OpenError, ReadError, Standing, Store, StoreOptions, WatchError, WriteError,
+    Written,
 };
 pub use types::Member;

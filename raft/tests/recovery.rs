@@ -43,6 +43,8 @@ async fn open_with(data_dir: &Path, registry: &Registry) -> Result<Store, OpenEr
         log_catch_up_bytes: 1 << 30,
         idempotency_window: Duration::from_secs(600),
         idempotency_keys_max: 1000,
+        history_events: 1000,
+        history_bytes: 1 << 20,
     };
     Store::open(options, listener, registry).await
 }

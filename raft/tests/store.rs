@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_raft::{Member, Op, OpenError, Reply, Store, StoreOptions, WriteError};
+use hearth_raft::{
+    EventId, Member, Op, OpenError, Reply, Store, StoreOptions, WatchError, Watched, WriteError,
+};
 use prometheus::Registry;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -31,6 +36,8 @@ fn options(dir: &Path, peer: String) -> StoreOptions {
         log_catch_up_bytes: 1 << 30,
         idempotency_window: Duration::from_secs(600),
         idempotency_keys_max: 1000,
+        history_events: 1000,
+        history_bytes: 1 << 20,
     }
 }
 
@@ -120,5 +127,65 @@ async fn the_log_is_purged_behind_checkpoints() {
     let after = store.linearizable_view().await.unwrap();
     assert!(before.keys.iter().eq(after.keys.iter()));
     assert_eq!(before.data_bytes, after.data_bytes);
+    close(store).await;
+}
+
+/// An event is of what everybody can read, on this node also at once and without asking the leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_told_of_a_change_can_read_it() {
+    const PUTS: usize = 500;
+    let dir = TempDir::new().unwrap();
+    let store = Arc::new(open(dir.path()).await.unwrap().0);
+    let mut watcher = store.watch("k", EventId::whole(0)).await.unwrap();
+    let reading = Arc::clone(&store);
+    let reader = tokio::spawn(async move {
+        let mut seen = 0;
+        while seen < PUTS {
+            let mut events = VecDeque::new();
+            let watched = poll_fn(|cx| watcher.poll_events(cx, 10, &mut events)).await;
+            assert_eq!(watched, Watched::Events);
+            for event in events {
+                let (view, _) = reading.local_view();
+                let found = view.keys.get(&event.key).map_or(0, |record| record.revision);
+                assert!(found >= event.id.revision(), "told of {event:?}, found {found}");
+                seen += 1;
+            }
+        }
+    });
+    for number in 0..PUTS {
+        store.write(&put(&format!("k{}", number % 3), 10)).await.unwrap();
+    }
+    reader.await.unwrap();
+    close(Arc::into_inner(store).unwrap()).await;
+}
+
+/// What this node has not applied yet may come; what it does not have any more will not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_waits_for_what_is_to_come_and_refuses_what_is_gone() {
+    let dir = TempDir::new().unwrap();
+    let (store, _) = open(dir.path()).await.unwrap();
+    let written = store.write(&put("a", 10)).await.unwrap();
+    let ahead = EventId::whole(written.revision + 1);
+    let second = put("b", 10);
+    let (watched, put_b) = tokio::join!(store.watch("", ahead), store.write(&second));
+    assert_eq!(put_b.unwrap().revision, written.revision + 1);
+    let mut watcher = watched.unwrap();
+    store.write(&put("c", 10)).await.unwrap();
+    let mut events = VecDeque::new();
+    poll_fn(|cx| watcher.poll_events(cx, 10, &mut events)).await;
+    assert_eq!(events.iter().map(|event| event.key.as_str()).collect::<Vec<_>>(), ["c"]);
+    drop(watcher);
+    close(store).await;
+
+    // The stop wrote a checkpoint, and the history begins with it.
+    let (store, _) = open(dir.path()).await.unwrap();
+    let gone = store.watch("", EventId::whole(written.revision)).await.err().unwrap();
+    let WatchError::Compacted { oldest, .. } = gone else { panic!("{gone}") };
+    assert!(oldest > written.revision, "{oldest}");
+    let mut watcher = store.watch("", EventId::whole(oldest)).await.unwrap();
+    store.end_watchers();
+    let ended = poll_fn(|cx| watcher.poll_events(cx, 10, &mut events)).await;
+    assert_eq!(ended, Watched::Stopped);
+    drop(watcher);
     close(store).await;
 }

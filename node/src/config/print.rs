@@ -7,7 +7,7 @@ use toml::Value;
 use crate::config::Settings;
 
 /// Sections of the file; the keys of the others are at the top.
-const SECTIONS: [&str; 6] = ["http", "log", "raft", "storage", "idempotency", "compute"];
+const SECTIONS: [&str; 7] = ["http", "log", "raft", "storage", "idempotency", "watch", "compute"];
 
 /// Every key with its help as a comment; a key without a value is commented out.
 pub(super) fn to_toml(keys: &clap::Command, settings: &Settings) -> String {
@@ -89,6 +89,10 @@ fn value(id: &str, s: &Settings) -> Option<Value> {
         "storage_checkpoint_interval" => time(s.storage_checkpoint_interval),
         "idempotency_window" => time(s.idempotency_window),
         "idempotency_keys_max" => number(s.idempotency_keys_max),
+        "watch_streams_max" => number(s.watch_streams_max as u64),
+        "watch_history_events" => number(s.watch_history_events as u64),
+        "watch_history_bytes" => size(s.watch_history_bytes),
+        "watch_heartbeat_interval" => time(s.watch_heartbeat_interval),
         "compute_pool_cpu_percent" => number(s.compute_pool_cpu_percent.into()),
         "compute_cpu_threads" => number(s.compute_cpu_threads as u64),
         "compute_cpu_waiting_max" => number(s.compute_cpu_waiting_max as u64),

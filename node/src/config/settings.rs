@@ -155,6 +155,20 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_IDEMPOTENCY_KEYS_MAX", default_value_t = 1_000_000, value_name = "N")]
     pub idempotency_keys_max: u64,
 
+    /// Watch streams open at once; further ones get 429. To be well below http_connections_max: each takes a
+    /// connection
+    #[arg(long, env = "HEARTH_WATCH_STREAMS_MAX", default_value_t = 16_384, value_name = "N")]
+    pub watch_streams_max: usize,
+    /// The newest changes of keys that are kept for watchers, to resume after and to be slow in
+    #[arg(long, env = "HEARTH_WATCH_HISTORY_EVENTS", default_value_t = 65_536, value_name = "N")]
+    pub watch_history_events: usize,
+    /// Bytes of those, values included; they lie in memory, where the newest values are shared with the store
+    #[arg(long, env = "HEARTH_WATCH_HISTORY_BYTES", default_value = "16MiB", value_name = "SIZE", value_parser = size)]
+    pub watch_history_bytes: ByteSize,
+    /// How long a watch stream is quiet before it says that it is still there
+    #[arg(long, env = "HEARTH_WATCH_HEARTBEAT_INTERVAL", default_value = "15s", value_name = "TIME", value_parser = duration)]
+    pub watch_heartbeat_interval: Duration,
+
     /// How much of one core computing ahead may take for each endpoint, in percent, 1 to 100
     #[arg(long, env = "HEARTH_COMPUTE_POOL_CPU_PERCENT", default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub compute_pool_cpu_percent: u32,
@@ -268,6 +282,7 @@ impl Settings {
             ("http.waiting_timeout", self.http_waiting_timeout),
             ("storage.checkpoint_interval", self.storage_checkpoint_interval),
             ("idempotency.window", self.idempotency_window),
+            ("watch.heartbeat_interval", self.watch_heartbeat_interval),
             ("compute.local_program.timeout", self.compute_local_program_timeout),
             ("compute.cpu.pool_age", self.compute_cpu_pool_age),
             ("compute.local_program.pool_age", self.compute_local_program_pool_age),
@@ -286,6 +301,9 @@ impl Settings {
             ("raft.proposals_max", self.raft_proposals_max as u64),
             ("storage.checkpoint_entries", self.storage_checkpoint_entries),
             ("idempotency.keys_max", self.idempotency_keys_max),
+            ("watch.streams_max", self.watch_streams_max as u64),
+            ("watch.history_events", self.watch_history_events as u64),
+            ("watch.history_bytes", self.watch_history_bytes.as_u64()),
             ("storage.checkpoint_bytes", self.storage_checkpoint_bytes.as_u64()),
             ("compute.cpu.threads", self.compute_cpu_threads as u64),
             ("compute.cpu.waiting_max", self.compute_cpu_waiting_max as u64),

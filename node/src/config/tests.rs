@@ -26,7 +26,7 @@ fn flags_go_before_the_file() {
 
 #[test]
 fn wrong_input_names_the_key() {
-    let in_args: [(&[&str], &str); 20] = [
+    let in_args: [(&[&str], &str); 22] = [
         (&["--compute-pool-cpu-percent", "0"], "--compute-pool-cpu-percent <N>"),
         (&["--compute-cpu-pool", "1000001"], "must be a number from 0 to 1000000"),
         (&["--compute-cpu-pool-age", "1ms"], "compute.cpu.pool_age: 1ms is less than 10ms"),
@@ -39,6 +39,8 @@ fn wrong_input_names_the_key() {
         (&["--http-listen", "0.0.0.0:8080"], "http_listen: 0.0.0.0:8080 is reachable from outside"),
         (&["--peer-listen", "[::]:1", "--insecure"], "set no_auth (there are no tokens yet)"),
         (&["--http-writes-max", "0"], "http.writes_max: must be at least 1"),
+        (&["--watch-history-events", "0"], "watch.history_events: must be at least 1"),
+        (&["--watch-heartbeat-interval", "1ms"], "watch.heartbeat_interval: 1ms is less than 10ms"),
         (&["--http-uri-bytes-max", "64KiB"], "http.uri_bytes_max: must be at most http.head_bytes_max"),
         (&["--http-cors-origins", "https://App.example"], "in lower case and without a path"),
         (&["--initial-cluster", "n1=a:1,n1=b:2"], "n1 is listed twice"),
@@ -97,6 +99,7 @@ fn what_is_printed_gives_the_same_again() {
         let key = key
             .trim_start_matches("storage_")
             .trim_start_matches("idempotency_")
+            .trim_start_matches("watch_")
             .trim_start_matches("compute_")
             .trim_start_matches("http_");
         assert!(printed.contains(&format!("\n{key} = ")), "{id} has no value in\n{printed}");

@@ -31,6 +31,7 @@ mod problem;
 mod routes;
 pub(crate) mod server;
 mod txn;
+mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -47,6 +48,7 @@ pub(crate) use self::edge::{Edge, RequestLimits};
 use self::metrics::HttpMetrics;
 use self::problem::{Code, Problem};
 use self::routes::{Served, served};
+pub(crate) use self::watch::{StreamLimits, Streams};
 
 /// What the handlers share.
 pub(crate) struct App {
@@ -58,6 +60,8 @@ pub(crate) struct App {
     pub(crate) stopping: AtomicBool,
     /// The endpoints that never touch the store.
     pub(crate) compute: Compute,
+    /// Who watches keys.
+    streams: Streams,
     /// Everything that `/metrics` shows.
     pub(crate) registry: Registry,
     pub(crate) http_metrics: HttpMetrics,
@@ -71,6 +75,7 @@ impl App {
     pub(crate) fn new(
         name: String,
         compute: Compute,
+        streams: Streams,
         registry: Registry,
         slow_request: Duration,
     ) -> Result<Arc<Self>, prometheus::Error> {
@@ -80,6 +85,7 @@ impl App {
             store: OnceLock::new(),
             stopping: AtomicBool::new(false),
             compute,
+            streams,
             registry,
             http_metrics,
             slow_request,
@@ -126,6 +132,7 @@ fn endpoints() -> Vec<Served> {
         served::<kv::__path_get, _, _>(kv::get),
         served::<kv::__path_put, _, _>(kv::put),
         served::<kv::__path_delete, _, _>(kv::delete),
+        served::<watch::__path_watch, _, _>(watch::watch),
         served::<cluster::__path_status, _, _>(cluster::status),
         served::<health::__path_live, _, _>(health::live),
         served::<health::__path_ready, _, _>(health::ready),
@@ -140,6 +147,8 @@ const HEARTH_REVISION: HeaderName = HeaderName::from_static("hearth-revision");
 /// On local reads: how many milliseconds of writes the answer may lack at most.
 const HEARTH_STALENESS_MS: HeaderName = HeaderName::from_static("hearth-staleness-ms");
 const HEARTH_LEADER: HeaderName = HeaderName::from_static("hearth-leader");
+/// On 410 `compacted`: the oldest revision after which this node can resume a watch.
+const HEARTH_OLDEST_REVISION: HeaderName = HeaderName::from_static("hearth-oldest-revision");
 
 /// The headers of an answer about data: the store's revision it reflects, and who leads.
 fn data_headers(store: &Store, revision: u64) -> HeaderMap {

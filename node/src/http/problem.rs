@@ -10,12 +10,13 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use hearth_raft::{ReadError, WriteError};
+use hearth_raft::{ReadError, WatchError, WriteError};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::compute::cpu::CpuError;
 use crate::compute::local_program::LocalProgramError;
+use crate::http::HEARTH_OLDEST_REVISION;
 
 /// The media type of problem details.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
@@ -71,6 +72,7 @@ codes! {
     ClientTimeout    "client_timeout"     REQUEST_TIMEOUT       "The request took too long to arrive"        retry
     NotAnInteger     "not_an_integer"     CONFLICT              "The value is not an integer"                stop
     IntegerOverflow  "integer_overflow"   CONFLICT              "The sum does not fit"                       stop
+    Compacted        "compacted"          GONE                  "The history does not go back that far"      stop
     PreconditionFailed "precondition_failed" PRECONDITION_FAILED "The condition does not hold"               stop
     BodyTooLarge     "body_too_large"     PAYLOAD_TOO_LARGE     "The body is too large"                      stop
     ResultTooLarge   "result_too_large"   PAYLOAD_TOO_LARGE     "The transaction reads too much"             stop
@@ -239,6 +241,18 @@ impl From<ReadError> for Problem {
             ReadError::Behind { .. } => Code::RevisionNotReached,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<WatchError> for Problem {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::Behind { .. } => Self::new(Code::RevisionNotReached, error.to_string()),
+            WatchError::Compacted { oldest, .. } => {
+                let headers = HeaderMap::from_iter([(HEARTH_OLDEST_REVISION, HeaderValue::from(oldest))]);
+                Self::new(Code::Compacted, format!("after: {error}")).with_headers(headers)
+            }
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use super::*;
 use crate::command::{Command, Op};
 use crate::metrics::StateMetrics;
 use crate::state::checkpoint::Checkpoints;
-use crate::state::{Published, StateMachine};
+use crate::state::history::HistoryLimits;
+use crate::state::{Published, StateMachine, Watches};
 
 struct Builder;
 
@@ -47,7 +48,9 @@ fn open(dir: &Path) -> (LogStore, StateMachine) {
     )
     .unwrap();
     let published = Published::new(Arc::clone(&view));
-    let machine = StateMachine::new(published, Arc::new(checkpoints), metrics);
+    let history = HistoryLimits { events_max: 1000, bytes_max: 1 << 20 };
+    let watches = Watches::new(history, view.revision());
+    let machine = StateMachine::new(published, Arc::new(checkpoints), watches, metrics);
     (log, machine)
 }
 

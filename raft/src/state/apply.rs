@@ -7,41 +7,42 @@ use bytes::Bytes;
 use smol_str::SmolStr;
 
 use crate::command::{Expect, Op, PREFIX_KEYS_MAX, Reply, Txn};
+use crate::state::event::{Change, Changes};
 use crate::state::{AgeList, Record, State, hash};
 
 /// Answers whose time is up that one `Expire` forgets at most.
 const ANSWERS_EXPIRED_MAX: usize = 1024;
 
 impl State {
-    /// Applies `op` as the entry at log index `revision`. The values that a transaction reads may have
+    /// Applies `op` as the entry that `changes` is at. The values that a transaction reads may have
     /// `result_bytes_max` together.
-    pub(super) fn apply_op(&mut self, revision: u64, op: Op, result_bytes_max: u64) -> Reply {
+    pub(super) fn apply_op(&mut self, changes: &mut Changes, op: Op, result_bytes_max: u64) -> Reply {
         match op {
             Op::Put { key, value, content_type } => {
-                Reply::Written { created: self.put(revision, &key, value, content_type, None) }
+                Reply::Written { created: self.put(changes, &key, value, content_type, None) }
             }
             Op::PutWith { key, value, content_type, ttl_ms, only_if } => {
                 if let Err(failed) = self.check(&key, &only_if) {
                     return failed;
                 }
-                Reply::Written { created: self.put(revision, &key, value, content_type, ttl_ms) }
+                Reply::Written { created: self.put(changes, &key, value, content_type, ttl_ms) }
             }
-            Op::Delete { key } => Reply::Deleted { existed: self.remove(&key).is_some() },
+            Op::Delete { key } => Reply::Deleted { existed: self.remove(changes, &key, Change::Deleted) },
             Op::DeleteIf { key, only_if } => {
                 if let Err(failed) = self.check(&key, &only_if) {
                     return failed;
                 }
-                Reply::Deleted { existed: self.remove(&key).is_some() }
+                Reply::Deleted { existed: self.remove(changes, &key, Change::Deleted) }
             }
-            Op::DeletePrefix { prefix } => self.delete_prefix(&prefix),
-            Op::AgeAppend { name, age } => self.append_age(revision, name, age),
+            Op::DeletePrefix { prefix } => self.delete_prefix(changes, &prefix),
+            Op::AgeAppend { name, age } => self.append_age(changes.revision(), name, age),
             Op::AgeDelete { name } => {
                 let existed = self.ages.contains_key(name.as_str());
                 self.forget_ages(&name);
                 Reply::Deleted { existed }
             }
-            Op::Txn(txn) => self.apply_txn(revision, txn, result_bytes_max),
-            Op::Expire { keys_max } => self.expire(keys_max),
+            Op::Txn(txn) => self.apply_txn(changes, txn, result_bytes_max),
+            Op::Expire { keys_max } => self.expire(changes, keys_max),
         }
     }
 
@@ -56,12 +57,13 @@ impl State {
     /// Sets a key, and says whether it is new.
     pub(super) fn put(
         &mut self,
-        revision: u64,
+        changes: &mut Changes,
         key: &str,
         value: Bytes,
         content_type: String,
         ttl_ms: Option<NonZeroU64>,
     ) -> bool {
+        let revision = changes.revision();
         let old = self.keys.get(key);
         let created_revision = old.map_or(revision, |old| old.created_revision);
         let content_type = super::content_type(&content_type, old.map(|old| &old.content_type));
@@ -70,14 +72,17 @@ impl State {
         let value = Bytes::copy_from_slice(&value);
         // Rounded up by the one millisecond that both clocks may have been cut short by: never early.
         let expires_at_ms = ttl_ms.map(|ttl_ms| ttl_ms.saturating_add(self.clock_ms).saturating_add(1));
-        self.replace(key, Record { value, content_type, revision, created_revision, expires_at_ms })
+        self.replace(changes, key, Record { value, content_type, revision, created_revision, expires_at_ms })
     }
 
     /// Puts `new` in the place of what `key` had, and says whether it had nothing.
-    pub(super) fn replace(&mut self, key: &str, new: Record) -> bool {
+    pub(super) fn replace(&mut self, changes: &mut Changes, key: &str, new: Record) -> bool {
         let expires_at_ms = new.expires_at_ms;
         self.count(key, &new);
-        let Some(old) = self.keys.insert(key.into(), Arc::new(new)) else { return true };
+        let (of_map, record) = (SmolStr::from(key), Arc::new(new));
+        let old = self.keys.insert(of_map.clone(), Arc::clone(&record));
+        changes.note(of_map, Change::Put { record, created: old.is_none() });
+        let Some(old) = old else { return true };
         self.uncount(key, &old);
         if let Some(expires_at_ms) = expires_at_ms
             && old.expires_at_ms == Some(expires_at_ms)
@@ -88,10 +93,12 @@ impl State {
         false
     }
 
-    pub(super) fn remove(&mut self, key: &str) -> Option<Arc<Record>> {
-        let old = self.keys.remove(key)?;
-        self.uncount(key, &old);
-        Some(old)
+    /// Removes `key`, for which `change` is the reason, and says whether it was there.
+    pub(super) fn remove(&mut self, changes: &mut Changes, key: &str, change: Change) -> bool {
+        let Some((key, old)) = self.keys.remove_with_key(key) else { return false };
+        self.uncount(&key, &old);
+        changes.note(key, change);
+        true
     }
 
     /// Notes what follows from a key that comes.
@@ -112,14 +119,14 @@ impl State {
         }
     }
 
-    fn delete_prefix(&mut self, prefix: &str) -> Reply {
+    fn delete_prefix(&mut self, changes: &mut Changes, prefix: &str) -> Reply {
         let keys: Vec<SmolStr> =
             self.with_prefix(prefix).take(PREFIX_KEYS_MAX + 1).map(|(key, _)| key.clone()).collect();
         if keys.len() > PREFIX_KEYS_MAX {
             return Reply::PrefixTooLarge { keys_max: PREFIX_KEYS_MAX as u64 };
         }
         for key in &keys {
-            self.remove(key);
+            self.remove(changes, key, Change::Deleted);
         }
         Reply::PrefixDeleted { keys: keys.len() as u64 }
     }
@@ -139,11 +146,11 @@ impl State {
     }
 
     /// Removes keys whose time is up by the cluster's clock, the longest overdue first.
-    fn expire(&mut self, keys_max: u32) -> Reply {
+    fn expire(&mut self, changes: &mut Changes, keys_max: u32) -> Reply {
         let keys: Vec<SmolStr> =
             self.due(self.clock_ms).take(keys_max as usize).map(|(_, key)| key.clone()).collect();
         for key in &keys {
-            self.remove(key);
+            self.remove(changes, key, Change::Expired);
         }
         self.forget_answers(ANSWERS_EXPIRED_MAX);
         Reply::Expired { keys: keys.len() as u64 }

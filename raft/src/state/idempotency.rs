@@ -13,6 +13,7 @@ use imbl::OrdMap;
 use smol_str::SmolStr;
 
 use crate::command::{Applied, Once, Op, Reply, TxnResult};
+use crate::state::event::Changes;
 use crate::state::{State, hash};
 
 /// Answers that one command forgets at most, so that no command takes long; more than the one that it
@@ -67,7 +68,7 @@ impl RememberedAnswers {
 
 impl State {
     /// Applies `op` unless an answer to it is known.
-    pub(super) fn apply_once(&mut self, revision: u64, once: &Once, op: Op) -> Applied {
+    pub(super) fn apply_once(&mut self, changes: &mut Changes, once: &Once, op: Op) -> Applied {
         if let Some(known) = self.answers.by_key.get(once.key.as_str())
             && known.expires_at_ms > self.clock_ms
         {
@@ -76,7 +77,8 @@ impl State {
                 false => Reply::KeyReused.into(),
             };
         }
-        let reply = self.apply_op(revision, op, RESULT_BYTES_MAX);
+        let revision = changes.revision();
+        let reply = self.apply_op(changes, op, RESULT_BYTES_MAX);
         let key = SmolStr::from(once.key.as_str());
         self.forget_answer(&key);
         let answer = Remembered {

@@ -19,7 +19,8 @@ use tokio::sync::watch;
 use crate::background;
 use crate::metrics::StateMetrics;
 use crate::state::checkpoint::Checkpoints;
-use crate::state::{SnapshotData, State, View};
+use crate::state::event::Changes;
+use crate::state::{SnapshotData, State, View, Watches};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries that are applied in one go, and then answered: what a read may have to wait for.
@@ -41,6 +42,7 @@ struct Shared {
     applied_index: watch::Sender<u64>,
     applied_bytes: AtomicU64,
     data_bytes: AtomicU64,
+    clock_ms: AtomicU64,
 }
 
 impl Published {
@@ -50,6 +52,7 @@ impl Published {
         Self(Arc::new(Shared {
             state: Mutex::new((*view).clone()),
             data_bytes: AtomicU64::new(view.data_bytes),
+            clock_ms: AtomicU64::new(view.clock_ms),
             view: ArcSwap::new(view),
             wanted: AtomicBool::new(false),
             applied: AtomicU64::new(applied),
@@ -71,6 +74,11 @@ impl Published {
     /// [`State::data_bytes`] after the last entry that was applied.
     pub(crate) fn data_bytes(&self) -> u64 {
         self.0.data_bytes.load(Ordering::Relaxed)
+    }
+
+    /// [`State::clock_ms`] after the last entry that was applied.
+    pub(crate) fn clock_ms(&self) -> u64 {
+        self.0.clock_ms.load(Ordering::Relaxed)
     }
 
     /// The view that was published last, which may be old.
@@ -123,6 +131,7 @@ impl Published {
     /// Publishes `state`, which was just changed, when somebody wants a view, and lets everybody know how far it is.
     fn applied(&self, state: &State) {
         self.0.data_bytes.store(state.data_bytes, Ordering::Relaxed);
+        self.0.clock_ms.store(state.clock_ms, Ordering::Relaxed);
         if self.0.wanted.swap(false, Ordering::SeqCst) {
             self.publish(state);
         }
@@ -139,36 +148,47 @@ impl Published {
 pub struct StateMachine {
     published: Published,
     checkpoints: Arc<Checkpoints>,
+    watches: Arc<Watches>,
+    /// Of the batch that is being applied.
+    changes: Changes,
     metrics: StateMetrics,
 }
 
 impl StateMachine {
-    pub(crate) fn new(published: Published, checkpoints: Arc<Checkpoints>, metrics: StateMetrics) -> Self {
+    pub(crate) fn new(
+        published: Published,
+        checkpoints: Arc<Checkpoints>,
+        watches: Arc<Watches>,
+        metrics: StateMetrics,
+    ) -> Self {
         metrics.observe(&published.view());
-        Self { published, checkpoints, metrics }
+        Self { published, checkpoints, watches, changes: Changes::default(), metrics }
     }
 
-    fn apply_batch(&self, batch: &mut Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+    fn apply_batch(&mut self, batch: &mut Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
         let mut replies = Vec::new();
         self.metrics.apply_batch_entries.observe(batch.len() as f64);
-        {
+        let woken = {
             let mut state = self.published.lock()?;
             for (entry, responder) in batch.drain(..) {
                 if let EntryPayload::Normal(command) = &entry.payload {
                     let bytes = command.bytes().len() as u64;
                     self.published.0.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
                 }
-                let reply = state.apply(entry)?;
+                let reply = state.apply(entry, &mut self.changes)?;
                 if let Some(responder) = responder {
                     replies.push((responder, reply));
                 }
             }
             self.published.applied(&state);
             self.metrics.observe(&state);
-        }
+            // After that: who is told of a change finds it in every view.
+            self.watches.record(state.revision(), &mut self.changes)
+        };
         for (responder, reply) in replies {
             responder.send(reply);
         }
+        woken.wake();
         Ok(())
     }
 }
@@ -224,15 +244,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         })
         .await
         .map_err(io::Error::other)??;
-        let old = {
+        let (old, woken) = {
             let mut current = self.published.lock()?;
             // Also takes the old view out of sight, so that it can be freed.
             let old = (std::mem::replace(&mut *current, (*state).clone()), self.published.newest());
             self.published.want();
             self.published.applied(&current);
             self.metrics.observe(&current);
-            old
+            (old, self.watches.restart(current.revision()))
         };
+        woken.wake();
         self.metrics.snapshot_installs.inc();
         // Nobody waits for that.
         drop(background::dispose(old));

@@ -6,6 +6,9 @@
 //! from then on sees one frozen revision: a read, a scan, a snapshot and a checkpoint are the same
 //! thing.
 //!
+//! **Who watches.** What an entry changes goes, once every view includes it, into the [`history`], a bounded
+//! list of the newest changes from which [`watch`] serves all watchers.
+//!
 //! **Where it rests.** [`checkpoint`] writes what changed since the last checkpoint to sled as one
 //! batch; [`snapshot`] is the same content as a stream for a follower. Start is: load sled, replay
 //! the log behind it.
@@ -20,9 +23,11 @@
 mod ages;
 mod apply;
 pub(crate) mod checkpoint;
+mod event;
 mod frames;
 mod generation;
 mod hash;
+pub(crate) mod history;
 mod idempotency;
 mod journal;
 mod machine;
@@ -30,6 +35,7 @@ pub(crate) mod rows;
 mod scan;
 pub(crate) mod snapshot;
 mod txn;
+mod watch;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -40,12 +46,16 @@ use openraft::EntryPayload;
 use smol_str::SmolStr;
 
 pub use self::ages::AgeList;
+pub use self::event::{Change, Event, EventId};
 pub(crate) use self::idempotency::{Remembered, RememberedAnswers};
 pub(crate) use self::machine::Published;
 pub use self::machine::StateMachine;
 pub use self::snapshot::SnapshotData;
+pub(crate) use self::watch::Watches;
+pub use self::watch::{Watched, Watcher};
 use crate::codec::CodecError;
 use crate::command::{Applied, Reply};
+use crate::state::event::Changes;
 use crate::types::{Entry, LogId, SnapshotMeta, StoredMembership};
 
 /// A frozen state; cheap to clone, safe to keep.
@@ -102,13 +112,14 @@ impl State {
         SnapshotMeta { last_log_id: self.last_applied, last_membership: (*self.membership).clone() }
     }
 
-    /// Applies one entry and says what it answers.
+    /// Applies one entry, adds to `changes` what became of which key, and says what it answers.
     ///
     /// # Errors
     /// A command that cannot be decoded. The node must stop then: skipping it would let the
     /// replicas drift apart.
-    pub(crate) fn apply(&mut self, entry: Entry) -> Result<Applied, CodecError> {
+    pub(crate) fn apply(&mut self, entry: Entry, changes: &mut Changes) -> Result<Applied, CodecError> {
         let log_id = entry.log_id;
+        changes.begin(log_id.index);
         let applied = match entry.payload {
             EntryPayload::Blank => Reply::Nothing.into(),
             EntryPayload::Membership(membership) => {
@@ -119,8 +130,8 @@ impl State {
                 let command = command.decode()?;
                 self.clock_ms = self.clock_ms.max(command.clock_ms);
                 match &command.once {
-                    None => self.apply_op(log_id.index, command.op, txn::RESULT_BYTES_MAX).into(),
-                    Some(once) => self.apply_once(log_id.index, once, command.op),
+                    None => self.apply_op(changes, command.op, txn::RESULT_BYTES_MAX).into(),
+                    Some(once) => self.apply_once(changes, once, command.op),
                 }
             }
         };

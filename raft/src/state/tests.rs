@@ -21,7 +21,7 @@ pub(crate) fn state_after(ops: impl IntoIterator<Item = Op>) -> State {
 pub(crate) fn apply(state: &mut State, index: u64, op: Op) -> Reply {
     let command = Command::encode(&op).unwrap().stamped(1000 + index);
     let entry = Entry { log_id: LogId::new_term_index(1, index), payload: EntryPayload::Normal(command) };
-    state.apply(entry).unwrap().reply
+    state.apply(entry, &mut Changes::default()).unwrap().reply
 }
 
 pub(crate) fn put(key: &str, value: &[u8]) -> Op {
@@ -46,7 +46,7 @@ pub(crate) fn sample_state() -> State {
     let membership =
         crate::types::Membership::new(vec![[1].into()], std::collections::BTreeMap::from(members)).unwrap();
     let entry = Entry { log_id: LogId::new_term_index(1, 7), payload: EntryPayload::Membership(membership) };
-    state.apply(entry).unwrap();
+    state.apply(entry, &mut Changes::default()).unwrap();
     state
 }
 
@@ -122,7 +122,7 @@ fn the_clock_never_goes_back() {
     for (index, clock_ms, expected) in [(1, 50, 50), (2, 20, 50), (3, 51, 51)] {
         let command = Command::encode(&age("n", 1)).unwrap().stamped(clock_ms);
         let entry = Entry { log_id: LogId::new_term_index(1, index), payload: EntryPayload::Normal(command) };
-        state.apply(entry).unwrap();
+        state.apply(entry, &mut Changes::default()).unwrap();
         assert_eq!(state.clock_ms, expected);
     }
 }

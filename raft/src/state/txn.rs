@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::command::{Condition, Got, Reply, Test, Txn, TxnOp, TxnRefusal, TxnReply, TxnResult};
+use crate::state::event::{Change, Changes};
 use crate::state::{Record, State};
 
 /// Bytes of all values that one transaction reads. Part of what applying means: it may only be
@@ -17,15 +18,15 @@ const COUNTER_CONTENT_TYPE: &str = "text/plain";
 
 impl State {
     /// Applies one branch of `txn`, or nothing.
-    pub(super) fn apply_txn(&mut self, revision: u64, txn: Txn, result_bytes_max: u64) -> Reply {
+    pub(super) fn apply_txn(&mut self, changes: &mut Changes, txn: Txn, result_bytes_max: u64) -> Reply {
         let succeeded = self.conditions_hold(&txn);
         let ops = if succeeded { txn.then } else { txn.or_else };
         // Frozen, as a view is: costs nothing but copies of what changes.
-        let before = self.clone();
+        let (before, changes_before) = (self.clone(), changes.list.len());
         let mut results = Vec::with_capacity(ops.len());
         let mut read_bytes = 0;
         for (operation, op) in (0..).zip(ops) {
-            let result = self.apply_txn_op(revision, op);
+            let result = self.apply_txn_op(changes, op);
             if let Ok(TxnResult::Got(Some(got))) = &result {
                 read_bytes += got.value.len() as u64;
             }
@@ -34,6 +35,7 @@ impl State {
                 Ok(result) if read_bytes <= result_bytes_max => results.push(result),
                 refused => {
                     *self = before;
+                    changes.list.truncate(changes_before);
                     let reason = refused.err().unwrap_or(too_large);
                     return Reply::TxnRefused { succeeded, operation, reason };
                 }
@@ -53,12 +55,14 @@ impl State {
         })
     }
 
-    fn apply_txn_op(&mut self, revision: u64, op: TxnOp) -> Result<TxnResult, TxnRefusal> {
+    fn apply_txn_op(&mut self, changes: &mut Changes, op: TxnOp) -> Result<TxnResult, TxnRefusal> {
         Ok(match op {
             TxnOp::Put { key, value, content_type, ttl_ms } => {
-                TxnResult::Put { created: self.put(revision, &key, value, content_type, ttl_ms) }
+                TxnResult::Put { created: self.put(changes, &key, value, content_type, ttl_ms) }
             }
-            TxnOp::Delete { key } => TxnResult::Deleted { existed: self.remove(&key).is_some() },
+            TxnOp::Delete { key } => {
+                TxnResult::Deleted { existed: self.remove(changes, &key, Change::Deleted) }
+            }
             TxnOp::Get { key } => TxnResult::Got(self.keys.get(key.as_str()).map(|record| Got {
                 value: record.value.clone(),
                 content_type: record.content_type.to_string(),
@@ -66,11 +70,12 @@ impl State {
                 created_revision: record.created_revision,
                 expires_in_ms: record.expires_at_ms.map(|at| at.get().saturating_sub(self.clock_ms)),
             })),
-            TxnOp::Add { key, by } => TxnResult::Added(self.add(revision, &key, by)?),
+            TxnOp::Add { key, by } => TxnResult::Added(self.add(changes, &key, by)?),
         })
     }
 
-    fn add(&mut self, revision: u64, key: &str, by: i64) -> Result<i64, TxnRefusal> {
+    fn add(&mut self, changes: &mut Changes, key: &str, by: i64) -> Result<i64, TxnRefusal> {
+        let revision = changes.revision();
         let old = self.keys.get(key);
         let number = match old {
             Some(old) => integer(&old.value).ok_or(TxnRefusal::NotAnInteger)?,
@@ -88,7 +93,7 @@ impl State {
                 expires_at_ms: None,
             },
         };
-        self.replace(key, new);
+        self.replace(changes, key, new);
         Ok(sum)
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::bootstrap::BootstrapError;
 use crate::command::Reply;
 use crate::identity::DataDirError;
+use crate::state::EventId;
 
 /// Why a store could not be opened. Each message is one line that names what to change.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +107,27 @@ pub enum ReadError {
         waited: Duration,
     },
     /// This node did not get as far as the read wants in time.
+    #[error("this node is at revision {applied}, and did not reach {wanted} in time")]
+    Behind {
+        /// The revision asked for.
+        wanted: u64,
+        /// What this node has.
+        applied: u64,
+    },
+}
+
+/// Why there is no watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// This node's history does not go back that far.
+    #[error("{after} is older than this node's history; the oldest revision to resume after is {oldest}")]
+    Compacted {
+        /// The place asked for.
+        after: EventId,
+        /// The oldest revision that can be resumed after on this node.
+        oldest: u64,
+    },
+    /// This node did not get as far as the place asked for in time.
     #[error("this node is at revision {applied}, and did not reach {wanted} in time")]
     Behind {
         /// The revision asked for.

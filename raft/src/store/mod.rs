@@ -15,6 +15,7 @@ mod routes;
 pub(crate) mod stall;
 mod status;
 mod tasks;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::at_rest::AtRest;
-pub use self::errors::{OpenError, ReadError, WriteError, Written};
+pub use self::errors::{OpenError, ReadError, WatchError, WriteError, Written};
 use self::handover::HandOver;
 pub use self::options::StoreOptions;
 use self::reads::{PROOF_AGE_WANTED, Reads};
@@ -48,7 +49,8 @@ use crate::peer::message::{WriteRefusalV1, WrittenV1};
 use crate::peer::network::{Factory, Peers};
 use crate::peer::server::{self, Service};
 use crate::state::checkpoint::Checkpoints;
-use crate::state::{Published, StateMachine, View};
+use crate::state::history::HistoryLimits;
+use crate::state::{Published, StateMachine, View, Watches};
 use crate::types::Raft;
 
 /// The replicated store of one node.
@@ -57,6 +59,7 @@ pub struct Store {
     options: StoreOptions,
     raft: Raft,
     published: Published,
+    watches: Arc<Watches>,
     checkpoints: Arc<Checkpoints>,
     routes: Arc<Routes>,
     reads: Arc<Reads>,
@@ -119,7 +122,14 @@ impl Store {
             at_rest::open(Arc::clone(&data_dir), registry, &state_metrics).await?;
         let checkpoints = Arc::new(checkpoints);
         let published = Published::new(Arc::clone(&view));
-        let machine = StateMachine::new(published.clone(), Arc::clone(&checkpoints), state_metrics);
+        let history = HistoryLimits { events_max: options.history_events, bytes_max: options.history_bytes };
+        let watches = Watches::new(history, view.revision());
+        let machine = StateMachine::new(
+            published.clone(),
+            Arc::clone(&checkpoints),
+            Arc::clone(&watches),
+            state_metrics,
+        );
 
         let peers = Peers::new(identity.cluster_id, identity.node_id, identity.name.clone());
         let raft = Raft::new(identity.node_id, config, Factory(Arc::clone(&peers)), log.clone(), machine)
@@ -187,6 +197,7 @@ impl Store {
             options,
             raft,
             published,
+            watches,
             checkpoints,
             routes,
             reads,

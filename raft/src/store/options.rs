@@ -46,6 +46,10 @@ pub struct StoreOptions {
     pub idempotency_window: Duration,
     /// How many such answers are kept; beyond it the oldest leave early.
     pub idempotency_keys_max: u64,
+    /// The newest changes of keys that are kept for watchers.
+    pub history_events: usize,
+    /// Bytes of those, values included.
+    pub history_bytes: u64,
 }
 
 /// openraft's settings.

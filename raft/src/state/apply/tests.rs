@@ -9,7 +9,8 @@ use crate::types::{Entry, LogId};
 /// Applies `command` at `index` with the leader's clock at `clock_ms`.
 fn apply_at(state: &mut State, index: u64, clock_ms: u64, command: Command) -> Applied {
     let payload = EntryPayload::Normal(command.stamped(clock_ms));
-    state.apply(Entry { log_id: LogId::new_term_index(1, index), payload }).unwrap()
+    let entry = Entry { log_id: LogId::new_term_index(1, index), payload };
+    state.apply(entry, &mut Changes::default()).unwrap()
 }
 
 fn plain(op: &Op) -> Command {
@@ -283,4 +284,55 @@ fn a_table_that_became_too_large_shrinks_step_by_step() {
         apply_at(&mut state, index, 1000, once(&age("n", 1), &format!("small-{index}"), 10));
     }
     assert_eq!(state.answers.by_key.len(), 10);
+}
+
+/// What watchers are told of each operation, in this order; nothing of what changed no key.
+#[test]
+fn changes_of_keys_are_noted_once_each() {
+    let mut state = State::default();
+    let mut index = 0;
+    let mut noted = |clock_ms: u64, command: Command| {
+        index += 1;
+        let payload = EntryPayload::Normal(command.stamped(clock_ms));
+        let mut changes = Changes::default();
+        state.apply(Entry { log_id: LogId::new_term_index(1, index), payload }, &mut changes).unwrap();
+        let told = changes.list.into_iter().map(|changed| {
+            assert_eq!(changed.revision, index);
+            let what = match changed.change {
+                Change::Put { record, created } => {
+                    assert_eq!(record.revision, index);
+                    format!("{}{}", String::from_utf8_lossy(&record.value), if created { " new" } else { "" })
+                }
+                other => format!("{other:?}"),
+            };
+            format!("{}: {what}", changed.key)
+        });
+        told.collect::<Vec<String>>()
+    };
+    let none: [&str; 0] = [];
+    let all = |then: Vec<TxnOp>| plain(&txn(vec![], then, vec![]));
+    let delete = |key: &str| TxnOp::Delete { key: key.into() };
+
+    assert_eq!(noted(1, plain(&put("k", b"1"))), ["k: 1 new"]);
+    assert_eq!(noted(1, plain(&put("k", b"2"))), ["k: 2"]);
+    assert_eq!(noted(1, plain(&put_if(vec![Expect::Absent]))), none);
+    assert_eq!(noted(1, plain(&put_if(vec![Expect::Exists]))), ["k: new"]);
+    assert_eq!(noted(1, plain(&age("n", 3))), none);
+    assert_eq!(noted(1, plain(&Op::Delete { key: "gone".into() })), none);
+    let ops = vec![txn_put("a", "t"), txn_put("a", "t"), delete("a"), delete("a"), add("c", 1), add("c", 1)];
+    assert_eq!(noted(1, all(ops)), ["a: t new", "a: t", "a: Deleted", "c: 1 new", "c: 2"]);
+    // The last operation is refused, and nothing of it was.
+    assert_eq!(noted(1, all(vec![txn_put("a", "t"), delete("c"), add("k", 1)])), none);
+    // The same write again is answered and not applied.
+    assert_eq!(noted(1, once(&put("o", b"1"), "key", 10)), ["o: 1 new"]);
+    assert_eq!(noted(1, once(&put("o", b"1"), "key", 10)), none);
+    assert_eq!(noted(1, plain(&put_for("e2", 20))), ["e2: v new"]);
+    assert_eq!(noted(1, plain(&put_for("e1", 10))), ["e1: v new"]);
+    // The longest overdue first.
+    assert_eq!(noted(100, plain(&Op::Expire { keys_max: 9 })), ["e1: Expired", "e2: Expired"]);
+    let prefix = |prefix: &str| Op::DeletePrefix { prefix: prefix.into() };
+    assert_eq!(noted(100, plain(&put("c/1", b"1"))), ["c/1: 1 new"]);
+    assert_eq!(noted(100, plain(&prefix("c"))), ["c: Deleted", "c/1: Deleted"]);
+    assert_eq!(noted(100, plain(&prefix("c"))), none);
+    assert_eq!(noted(100, plain(&Op::Delete { key: "k".into() })), ["k: Deleted"]);
 }

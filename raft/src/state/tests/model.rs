@@ -375,7 +375,11 @@ fn follow(steps: Vec<Step>, mut checkpoint: impl FnMut(&State) -> State) {
                 let payload = EntryPayload::Normal(command.stamped(clock_ms));
                 let entry = Entry { log_id: LogId::new_term_index(1, revision), payload };
                 let expected = model.apply(revision, clock_ms, key.as_deref(), &op);
-                assert_eq!(state.apply(entry).unwrap(), expected, "{op:?} under {key:?}");
+                assert_eq!(
+                    state.apply(entry, &mut Changes::default()).unwrap(),
+                    expected,
+                    "{op:?} under {key:?}"
+                );
                 model.agrees_with(&state);
             }
             Step::Snapshot => {
