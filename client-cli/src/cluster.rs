@@ -1,10 +1,10 @@
 //! The cluster as one of its nodes sees it: `GET /v1/cluster`.
 
-use hyper::Method;
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Call, Client, Kind};
+use crate::client::{Call, Client};
 use crate::error::Error;
+use crate::retry::Kind;
 
 /// The cluster as `node` sees it. Fields that a newer server adds are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,6 @@ impl ClusterStatus {
 impl Client {
     /// The cluster as the node that answers sees it.
     pub async fn cluster(&self) -> Result<ClusterStatus, Error> {
-        self.call(Call::new(Kind::Read, Method::GET, "/v1/cluster")).await?.json()
+        self.call(Call::get(Kind::Read, "/v1/cluster")).await?.json()
     }
 }

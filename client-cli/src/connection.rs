@@ -5,10 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HeaderName};
-use hyper::{HeaderMap, Request, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -41,12 +42,29 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
+/// An answer whose body may be read as it comes.
+pub(crate) enum Opened {
+    /// Status 200: its header fields, and the body.
+    Stream(HeaderMap, Streaming),
+    /// Any other.
+    Answer(Answer),
+}
+
+/// A body that has no end in sight. Its connection is closed when it is dropped.
+pub(crate) struct Streaming {
+    body: Incoming,
+    /// Held, so that the connection is there as long as the body.
+    _connection: SendRequest<Body>,
+}
+
 /// Why there is no answer, with a phrase that says it.
 pub(crate) enum Failed {
     /// The request never started on its way: it may be sent elsewhere.
     NotSent(String),
     /// At least a part of the request may have arrived.
     Sent(String),
+    /// This endpoint gave an answer that is larger than allowed.
+    TooLarge(Endpoint, String),
 }
 
 impl Connections {
@@ -57,10 +75,37 @@ impl Connections {
     /// Sends `request` on an idle or a new connection and reads the whole answer, until `deadline`.
     pub(crate) async fn exchange(
         &self,
-        mut request: Request<Body>,
+        request: Request<Body>,
         deadline: Instant,
         options: &Options,
     ) -> Result<Answer, Failed> {
+        let (connection, response) = self.send(request, deadline, options).await?;
+        self.whole(connection, response, deadline, options).await
+    }
+
+    /// Sends `request`, and gives the body of the answer as it comes when its status is 200; any other
+    /// answer is read whole. `deadline` is for the head, and for that whole answer.
+    pub(crate) async fn open(
+        &self,
+        request: Request<Body>,
+        deadline: Instant,
+        options: &Options,
+    ) -> Result<Opened, Failed> {
+        let (connection, response) = self.send(request, deadline, options).await?;
+        if response.status() != StatusCode::OK {
+            return self.whole(connection, response, deadline, options).await.map(Opened::Answer);
+        }
+        let (head, body) = response.into_parts();
+        Ok(Opened::Stream(head.headers, Streaming { body, _connection: connection }))
+    }
+
+    /// Sends `request` and waits for the head of the answer.
+    async fn send(
+        &self,
+        mut request: Request<Body>,
+        deadline: Instant,
+        options: &Options,
+    ) -> Result<(SendRequest<Body>, Response<Incoming>), Failed> {
         loop {
             let reused = self.reuse(deadline).await;
             let fresh = reused.is_none();
@@ -68,9 +113,9 @@ impl Connections {
                 Some(connection) => connection,
                 None => self.connect(deadline, options).await.map_err(Failed::NotSent)?,
             };
-            let response = match timeout_at(deadline, connection.try_send_request(request)).await {
+            match timeout_at(deadline, connection.try_send_request(request)).await {
                 Err(_) => return Err(Failed::Sent("no answer came in time".to_owned())),
-                Ok(Ok(response)) => response,
+                Ok(Ok(response)) => return Ok((connection, response)),
                 Ok(Err(mut failed)) => match failed.take_message() {
                     // hyper hands the request back only when not a byte of it was written. An idle
                     // connection may have been closed by the server: ask again on the next. This ends,
@@ -82,24 +127,31 @@ impl Connections {
                     Some(_) => return Err(Failed::NotSent(phrase(failed.error()))),
                     None => return Err(Failed::Sent(phrase(failed.error()))),
                 },
-            };
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, options.answer_bytes_max);
-            let body = match timeout_at(deadline, body.collect()).await {
-                Err(_) => return Err(Failed::Sent("the answer did not end in time".to_owned())),
-                Ok(Err(error)) => {
-                    return Err(Failed::Sent(format!("the answer could not be read: {error}")));
-                }
-                Ok(Ok(body)) => body.to_bytes(),
-            };
-            self.keep(connection, options.idle_connections_max);
-            return Ok(Answer {
-                endpoint: self.endpoint.clone(),
-                status: head.status,
-                headers: head.headers,
-                body,
-            });
+            }
         }
+    }
+
+    /// Reads the rest of an answer, and keeps its connection.
+    async fn whole(
+        &self,
+        connection: SendRequest<Body>,
+        response: Response<Incoming>,
+        deadline: Instant,
+        options: &Options,
+    ) -> Result<Answer, Failed> {
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, options.answer_bytes_max);
+        let body = match timeout_at(deadline, body.collect()).await {
+            Err(_) => return Err(Failed::Sent("the answer did not end in time".to_owned())),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let reason = format!("the answer has more than {} bytes", options.answer_bytes_max);
+                return Err(Failed::TooLarge(self.endpoint.clone(), reason));
+            }
+            Ok(Err(error)) => return Err(Failed::Sent(format!("the answer could not be read: {error}"))),
+            Ok(Ok(body)) => body.to_bytes(),
+        };
+        self.keep(connection, options.idle_connections_max);
+        Ok(Answer { endpoint: self.endpoint.clone(), status: head.status, headers: head.headers, body })
     }
 
     /// An idle connection that is still open.
@@ -144,6 +196,25 @@ impl Connections {
     }
 }
 
+impl Streaming {
+    /// The next bytes; `None` at the end. Fails with a phrase when the connection breaks, or when nothing
+    /// comes for `silence_max`. Loses nothing when it is not awaited to its end.
+    pub(crate) async fn next(&mut self, silence_max: Duration) -> Result<Option<Bytes>, String> {
+        loop {
+            let frame = match timeout(silence_max, self.body.frame()).await {
+                Err(_) => return Err(format!("nothing came for {}", shown(silence_max))),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(phrase(&error)),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            // Anything else is a trailer.
+            if let Ok(bytes) = frame.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+}
+
 impl Answer {
     /// A header field as text; empty when it is missing or not ASCII.
     pub(crate) fn header(&self, name: &HeaderName) -> &str {
@@ -175,6 +246,7 @@ fn phrase(error: &hyper::Error) -> String {
 fn io_phrase(error: &std::io::Error) -> String {
     match error.raw_os_error() {
         Some(_) => error.kind().to_string(),
+        None if error.kind() == std::io::ErrorKind::UnexpectedEof => "the connection closed".to_owned(),
         None => error.to_string(),
     }
 }

@@ -1,6 +1,7 @@
 //! Where a node answers HTTP.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// The HTTP address of one node: a host name or IP address, and a port.
@@ -45,6 +46,12 @@ impl Endpoint {
     /// The TCP port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port() }
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use hyper::Method;
-
-use crate::client::{Call, Client, Kind};
+use crate::client::{Call, Client};
 use crate::connection::Answer;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Problem};
+use crate::retry::Kind;
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,12 +41,12 @@ impl Client {
 
     async fn probe(&self, endpoint: &Endpoint, path: &str) -> Result<Health, Error> {
         let began = Instant::now();
-        let answer = self.ask(endpoint, &Call::new(Kind::Read, Method::GET, path)).await?;
+        let answer = self.ask(endpoint, &Call::get(Kind::Read, path)).await?;
         let took = began.elapsed();
         match answer.status.as_u16() {
             200 => Ok(Health { healthy: true, checks: checks(&answer.body), took }),
             503 => Ok(Health { healthy: false, checks: failing_checks(&answer), took }),
-            status => match Problem::parse(status, answer.content_type(), &answer.body) {
+            status => match Problem::parse(status, &answer.headers, &answer.body) {
                 Some(problem) => Err(Error::Api(Box::new(problem))),
                 None => Err(answer.unexpected(format!("status {status}"))),
             },
@@ -83,7 +82,7 @@ fn check(line: &str) -> Option<Check> {
 fn failing_checks(answer: &Answer) -> Vec<Check> {
     let mut found = checks(&answer.body);
     if found.iter().all(|check| check.failure.is_none()) {
-        let why = match Problem::parse(503, answer.content_type(), &answer.body) {
+        let why = match Problem::parse(503, &answer.headers, &answer.body) {
             Some(problem) if !problem.detail.is_empty() => problem.detail,
             Some(problem) => problem.title,
             None => "status 503".to_owned(),

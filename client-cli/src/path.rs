@@ -1,4 +1,4 @@
-//! Keys and names in URL paths.
+//! Keys and names in URL paths, and parameters in queries.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -28,9 +28,33 @@ fn encoded_part(part: &str) -> String {
     }
 }
 
+/// The query of a request, which grows parameter by parameter behind its path.
+pub(crate) struct Query(String);
+
+impl Query {
+    /// No parameter yet.
+    pub(crate) fn of(path: impl Into<String>) -> Self {
+        Self(path.into())
+    }
+
+    /// With one more parameter.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.push(if self.0.contains('?') { '&' } else { '?' });
+        self.0.push_str(name);
+        self.0.push('=');
+        self.0.extend(utf8_percent_encode(value, RESERVED));
+        self
+    }
+
+    /// Path and query.
+    pub(crate) fn finish(self) -> String {
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::below;
+    use super::{Query, below};
 
     #[test]
     fn keys_become_one_segment_that_decodes_to_the_key() {
@@ -53,6 +77,13 @@ mod tests {
             let decoded = percent_encoding::percent_decode_str(segment).decode_utf8().unwrap();
             assert_eq!(decoded, key);
         }
+    }
+
+    #[test]
+    fn parameters_are_encoded() {
+        assert_eq!(Query::of("/p").finish(), "/p");
+        let query = Query::of(below("/v1/kv", "key", "a?b").unwrap()).with("prefix", "a/b +&=é");
+        assert_eq!(query.with("n", "1").finish(), "/v1/kv/a%3Fb?prefix=a%2Fb%20%2B%26%3D%C3%A9&n=1");
     }
 
     #[test]

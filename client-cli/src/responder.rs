@@ -14,10 +14,20 @@ use crate::endpoint::Endpoint;
 pub(crate) enum Reply {
     /// An answer: status line, extra header lines, body.
     Answer(&'static str, Vec<String>, Vec<u8>),
+    /// Status 200 and a body without an end that is known, in parts; the connection closes after them, or
+    /// stays open and silent.
+    Stream(Vec<String>, Ending),
     /// The connection closes once the request was read.
     Close,
     /// Nothing at all comes back.
     Hang,
+}
+
+/// How a stream goes on behind its last part.
+#[derive(Clone, Copy)]
+pub(crate) enum Ending {
+    Closes,
+    Silent,
 }
 
 /// A request as it arrived.
@@ -93,6 +103,17 @@ pub(crate) fn problem(status: &'static str, code: &str, retryable: bool, outcome
     answer(status, "application/problem+json", &body)
 }
 
+/// The same with `Retry-After` in seconds.
+pub(crate) fn problem_after(status: &'static str, code: &str, seconds: u64) -> Reply {
+    match problem(status, code, true, "not_applied") {
+        Reply::Answer(status, mut headers, body) => {
+            headers.push(format!("Retry-After: {seconds}"));
+            Reply::Answer(status, headers, body)
+        }
+        other => other,
+    }
+}
+
 pub(crate) fn answer(status: &'static str, content_type: &str, body: &str) -> Reply {
     Reply::Answer(status, vec![format!("Content-Type: {content_type}")], body.as_bytes().to_vec())
 }
@@ -110,6 +131,17 @@ async fn serve(
         match reply.unwrap_or_else(|| answer("500 Oops", "text/plain", "")) {
             Reply::Close => return,
             Reply::Hang => std::future::pending().await,
+            Reply::Stream(parts, ending) => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n").await.unwrap();
+                for part in parts {
+                    // The reader may have gone.
+                    let _ = stream.write_all(part.as_bytes()).await;
+                }
+                match ending {
+                    Ending::Closes => return,
+                    Ending::Silent => std::future::pending().await,
+                }
+            }
             Reply::Answer(status, headers, body) => {
                 let mut head = format!("HTTP/1.1 {status}\r\n");
                 if !status.starts_with("204") {

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 
 /// `hearth ARGS` with nothing of the environment that it reads.
@@ -24,15 +24,20 @@ fn serve_once(end: &'static [u8], body: Vec<u8>) -> String {
     let endpoint = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let mut request = Vec::new();
-        let mut byte = [0];
-        while !request.ends_with(end) && stream.read(&mut byte).unwrap() == 1 {
-            request.push(byte[0]);
-        }
+        read_request(&mut stream, end);
         let answer = format!("HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(&[answer.into_bytes(), body].concat()).unwrap();
     });
     endpoint
+}
+
+/// Reads a request that ends with `end`: an answer that comes before it is none.
+fn read_request(stream: &mut TcpStream, end: &[u8]) {
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(end) && stream.read(&mut byte).unwrap() == 1 {
+        request.push(byte[0]);
+    }
 }
 
 #[test]
@@ -46,8 +51,12 @@ fn exit_codes_tell_failure_from_wrong_usage() {
     let expected = format!("hearth: no endpoint answered: {closed} (connection refused)\n  hint: ");
     assert!(stderr.starts_with(&expected), "{stderr}");
 
-    let (code, _, stderr) = run(&["kv", "put", "only-a-key"]);
-    assert_eq!(code, Some(2), "{stderr}");
+    let (code, _, stderr) = run(&["kv", "put", "k", "v", "--tll", "3s"]);
+    let expected = "hearth: unexpected argument '--tll' found\n  hint: a similar argument exists: '--ttl'\n";
+    assert_eq!((code, stderr.as_str()), (Some(2), expected));
+    let (code, stdout, stderr) = run(&["kv", "delete", "--prefix", ""]);
+    let expected = "hearth: the prefix must not be empty\n  hint: see --help\n";
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(2), "", expected));
     let (code, _, stderr) = run(&["kv", "get", ""]);
     assert_eq!((code, stderr.as_str()), (Some(2), "hearth: the key must not be empty\n  hint: see --help\n"));
     let (code, _, stderr) = run(&["--token", "s3cret\nx", "cpu"]);
@@ -98,4 +107,37 @@ fn a_value_can_come_from_stdin() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.stdout, b"created, revision 3\n");
+}
+
+/// Serves a watch on a port of its own: one event, and then silence.
+fn serve_watch() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_request(&mut stream, b"\r\n\r\n");
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let event = b"event: delete\nid: 7\ndata: {\"key\":\"k\",\"revision\":7}\n\n";
+        stream.write_all(&[&head[..], event].concat()).unwrap();
+        // Until the client goes.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    endpoint
+}
+
+#[test]
+fn a_watch_shows_events_at_once_and_ends_well_with_ctrl_c() {
+    let mut child = hearth(&["--endpoints", &serve_watch(), "watch", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    // It comes while the stream is open: nothing waits in a buffer.
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "{\"event\":\"delete\",\"id\":\"7\",\"key\":\"k\",\"revision\":7}\n");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
 }

@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use hearth_cli::endpoint::Endpoint;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -168,6 +169,12 @@ impl Cluster {
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// Where the nodes answer HTTP, running or not, for a client of the whole cluster.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.nodes.iter().map(|node| Endpoint::from(node.http)).collect()
     }
 
     /// Where data and logs lie.

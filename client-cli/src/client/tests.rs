@@ -1,12 +1,12 @@
 //! Which endpoint is asked, and how often.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Client, Options, Token};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Outcome, Tried};
-use crate::kv::{Consistency, Written};
-use crate::responder::{Reply, Responder, answer, closed_endpoint, json, problem};
+use crate::kv::{Consistency, Delete, Put, Written};
+use crate::responder::{Reply, Responder, answer, closed_endpoint, json, problem, problem_after};
 
 const WRITTEN: &str = r#"{"key":"k","revision":7,"created":true}"#;
 
@@ -36,7 +36,7 @@ async fn a_connection_that_the_server_closed_is_replaced_without_a_word() {
     let server = Responder::start(vec![close(WRITTEN), close(WRITTEN), json(WRITTEN)]).await;
     let client = server.client();
     for _ in 0..3 {
-        client.kv_put("k", "v", None).await.unwrap();
+        client.kv_put("k", "v", &Put::default()).await.unwrap();
     }
     let connections: Vec<usize> = server.asked().iter().map(|asked| asked.connection).collect();
     assert_eq!(connections, [0, 1, 2]);
@@ -47,7 +47,10 @@ async fn the_next_endpoint_is_tried_when_one_is_down_and_is_remembered() {
     let down = closed_endpoint().await;
     let up = Responder::start(vec![json(WRITTEN), json("5")]).await;
     let client = client(&[&down, &up.endpoint]);
-    assert_eq!(client.kv_put("k", "v", None).await.unwrap(), Written { revision: 7, created: true });
+    assert_eq!(
+        client.kv_put("k", "v", &Put::default()).await.unwrap(),
+        Written { revision: 7, created: true, replayed: false }
+    );
     assert_eq!(client.shared.preferred.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert_eq!(client.cpu().await.unwrap(), 5);
     assert_eq!(up.lines(), ["PUT /v1/kv/k", "GET /cpu"]);
@@ -56,7 +59,7 @@ async fn the_next_endpoint_is_tried_when_one_is_down_and_is_remembered() {
 #[tokio::test]
 async fn when_all_are_down_the_error_lists_them() {
     let (first, second) = (closed_endpoint().await, closed_endpoint().await);
-    let error = client(&[&first, &second]).kv_put("k", "v", None).await.unwrap_err();
+    let error = client(&[&first, &second]).kv_put("k", "v", &Put::default()).await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::NotApplied);
     let Error::Unreachable { tried } = error else { panic!("{error:?}") };
     let refused = |endpoint| Tried { endpoint, reason: "connection refused".into() };
@@ -68,7 +71,7 @@ async fn a_write_is_not_sent_again_after_the_connection_broke() {
     let breaking = Responder::start(vec![Reply::Close]).await;
     let other = Responder::start(vec![json(WRITTEN)]).await;
     let client = client(&[&breaking.endpoint, &other.endpoint]);
-    let error = client.kv_put("k", "v", None).await.unwrap_err();
+    let error = client.kv_put("k", "v", &Put::default()).await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::Unknown);
     assert!(matches!(error, Error::OutcomeUnknown { endpoint, .. } if endpoint == breaking.endpoint));
     assert_eq!((breaking.lines().len(), other.lines().len()), (1, 0));
@@ -79,7 +82,7 @@ async fn a_write_is_not_sent_again_on_a_reused_connection_that_broke() {
     let server = Responder::start(vec![json("1"), Reply::Close, json(WRITTEN)]).await;
     let client = server.client();
     client.cpu().await.unwrap();
-    let error = client.kv_put("k", "v", None).await.unwrap_err();
+    let error = client.kv_put("k", "v", &Put::default()).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
     assert_eq!(server.lines(), ["GET /cpu", "PUT /v1/kv/k"]);
 }
@@ -89,7 +92,7 @@ async fn a_write_without_an_answer_in_time_has_an_unknown_outcome() {
     let hanging = Responder::start(vec![Reply::Hang]).await;
     let other = Responder::start(vec![json(WRITTEN)]).await;
     let client = client_within(&[&hanging.endpoint, &other.endpoint], Duration::from_millis(200));
-    let error = client.kv_delete("k").await.unwrap_err();
+    let error = client.kv_delete("k", &Delete::default()).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
     assert_eq!(other.lines().len(), 0);
 }
@@ -104,7 +107,7 @@ async fn a_write_goes_on_only_when_it_was_certainly_not_applied() {
         let refusing = Responder::start(vec![problem(status, "some_code", retryable, outcome)]).await;
         let other = Responder::start(vec![json(WRITTEN)]).await;
         let client = client(&[&refusing.endpoint, &other.endpoint]);
-        let result = client.kv_put("k", "v", None).await;
+        let result = client.kv_put("k", "v", &Put::default()).await;
         assert_eq!(result.is_ok(), goes_on, "{status} {retryable} {outcome}");
         assert_eq!(other.lines().len(), usize::from(goes_on));
         if let Err(error) = result {
@@ -120,7 +123,7 @@ async fn a_proxy_error_leaves_the_outcome_of_a_write_open_and_sends_a_read_elsew
     let proxy = Responder::start(vec![page(), page()]).await;
     let other = Responder::start(vec![json("3")]).await;
     let client = client(&[&proxy.endpoint, &other.endpoint]);
-    let error = client.age_delete("n").await.unwrap_err();
+    let error = client.age_delete("n", None).await.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
     assert_eq!(client.cpu().await.unwrap(), 3);
 }
@@ -132,7 +135,7 @@ async fn a_read_goes_elsewhere_when_a_node_breaks_or_hangs_or_asks_to_retry() {
         let failing = Responder::start(vec![reply]).await;
         let other = Responder::start(vec![json("[]")]).await;
         let client = client_within(&[&failing.endpoint, &other.endpoint], Duration::from_secs(1));
-        assert_eq!(client.age_get("n").await.unwrap(), []);
+        assert_eq!(client.age_get("n", Consistency::Linearizable).await.unwrap(), []);
         assert_eq!((failing.lines().len(), other.lines().len()), (1, 1));
     }
 }
@@ -142,7 +145,7 @@ async fn a_refusal_is_reported_rather_than_a_closed_port() {
     let refusing =
         Responder::start(vec![problem("503 Service Unavailable", "no_leader", true, "not_applied")]).await;
     let down = closed_endpoint().await;
-    let error = client(&[&refusing.endpoint, &down]).kv_put("k", "v", None).await.unwrap_err();
+    let error = client(&[&refusing.endpoint, &down]).kv_put("k", "v", &Put::default()).await.unwrap_err();
     assert!(error.has_code("no_leader"), "{error:?}");
 }
 
@@ -171,7 +174,9 @@ async fn an_answer_is_read_only_up_to_the_bound() {
     let server = Responder::start(vec![json(&"1".repeat(200))]).await;
     let options = Options { answer_bytes_max: 100, ..Options::default() };
     let client = Client::new(vec![server.endpoint.clone()], options).unwrap();
-    assert!(matches!(client.cpu().await, Err(Error::Unreachable { .. })));
+    let error = client.cpu().await.unwrap_err();
+    assert!(error.to_string().ends_with("the answer has more than 100 bytes"), "{error}");
+    assert_eq!(server.lines().len(), 1);
 }
 
 #[tokio::test]
@@ -231,4 +236,102 @@ async fn a_local_read_says_so() {
     client.kv_get("a/b", Consistency::Linearizable).await.unwrap();
     client.kv_get("a/b", Consistency::Local).await.unwrap();
     assert_eq!(server.lines(), ["GET /v1/kv/a%2Fb", "GET /v1/kv/a%2Fb?consistency=local"]);
+}
+
+/// Puts under the key `once`, with the bounds of `options`.
+async fn put_once(endpoints: &[&Endpoint], options: Options) -> Result<Written, Error> {
+    let endpoints = endpoints.iter().map(|endpoint| (*endpoint).clone()).collect();
+    let how = Put { idempotency_key: Some("once".parse().unwrap()), ..Put::default() };
+    Client::new(endpoints, options).unwrap().kv_put("k", "v", &how).await
+}
+
+#[tokio::test]
+async fn a_write_with_a_key_is_sent_again_whatever_became_of_it() {
+    let unknown = || problem("504 Gateway Timeout", "outcome_unknown", false, "unknown");
+    let replay = || match json(WRITTEN) {
+        Reply::Answer(status, mut headers, body) => {
+            headers.push("Hearth-Idempotent-Replay: true".into());
+            Reply::Answer(status, headers, body)
+        }
+        other => other,
+    };
+    for reply in [Reply::Close, Reply::Hang, unknown(), answer("502 Bad Gateway", "text/html", "")] {
+        let failing = Responder::start(vec![reply]).await;
+        let other = Responder::start(vec![replay()]).await;
+        let options = Options { request_timeout: Duration::from_secs(2), ..Options::default() };
+        let written = put_once(&[&failing.endpoint, &other.endpoint], options).await.unwrap();
+        assert_eq!(written, Written { revision: 7, created: true, replayed: true });
+        for server in [failing, other] {
+            let asked = server.asked();
+            assert_eq!(asked.len(), 1);
+            assert!(asked[0].headers.contains(&"idempotency-key: once".to_owned()), "{asked:?}");
+            assert_eq!(asked[0].body, b"v");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_same_endpoint_is_asked_again_after_a_pause() {
+    let unknown = || problem("504 Gateway Timeout", "outcome_unknown", false, "unknown");
+    let server = Responder::start(vec![Reply::Close, unknown(), Reply::Close, json(WRITTEN)]).await;
+    let began = Instant::now();
+    put_once(&[&server.endpoint], Options::default()).await.unwrap();
+    // At least half of 50, 100 and 200 ms.
+    assert!(began.elapsed() >= Duration::from_millis(175), "{:?}", began.elapsed());
+    assert_eq!(server.lines(), ["PUT /v1/kv/k"; 4]);
+}
+
+#[tokio::test]
+async fn the_servers_retry_after_is_waited_out_but_not_beyond_the_deadline() {
+    let busy = || problem_after("429 Too Many Requests", "overloaded", 1);
+    let server = Responder::start(vec![busy(), json(WRITTEN)]).await;
+    let began = Instant::now();
+    server.client().kv_put("k", "v", &Put::default()).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+
+    let long = || problem_after("503 Service Unavailable", "no_leader", 60);
+    let (first, second) = (Responder::start(vec![long()]).await, Responder::start(vec![long()]).await);
+    let began = Instant::now();
+    let error = client(&[&first.endpoint, &second.endpoint]).cpu().await.unwrap_err();
+    assert!(error.has_code("no_leader"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(5), "it waited for what comes too late");
+    assert_eq!((first.lines().len(), second.lines().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_refusal_that_says_not_when_it_ends_is_not_asked_for_twice() {
+    let full = || problem("507 Insufficient Storage", "storage_full", true, "not_applied");
+    let (first, second) = (Responder::start(vec![full()]).await, Responder::start(vec![full()]).await);
+    let error = put_once(&[&first.endpoint, &second.endpoint], Options::default()).await.unwrap_err();
+    assert!(error.has_code("storage_full"), "{error}");
+    assert_eq!((first.lines().len(), second.lines().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_lost_write_stays_unknown_when_nobody_can_tell_what_became_of_it() {
+    let breaking = Responder::start(vec![Reply::Close]).await;
+    let refusing = Responder::start(vec![problem_after("503 Service Unavailable", "no_leader", 60)]).await;
+    let options = Options { request_timeout: Duration::from_millis(300), ..Options::default() };
+    let error = put_once(&[&breaking.endpoint, &refusing.endpoint], options).await.unwrap_err();
+    let Error::OutcomeUnknown { endpoint, idempotency_key, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((endpoint, idempotency_key.as_ref().unwrap().as_str()), (&breaking.endpoint, "once"));
+
+    // But an answer that the cluster keeps under the key is the answer.
+    let breaking = Responder::start(vec![Reply::Close]).await;
+    let failed = problem("412 Precondition Failed", "precondition_failed", false, "not_applied");
+    let answering = Responder::start(vec![failed]).await;
+    let error = put_once(&[&breaking.endpoint, &answering.endpoint], Options::default()).await.unwrap_err();
+    assert!(error.has_code("precondition_failed"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_there_yet_may_be_waited_for() {
+    let endpoint = closed_endpoint().await;
+    let late = endpoint.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Responder::start_on(&late.to_string(), vec![json(WRITTEN)]).await;
+    });
+    let options = Options { unreachable_timeout: Duration::from_secs(8), ..Options::default() };
+    put_once(&[&endpoint], options).await.unwrap();
 }

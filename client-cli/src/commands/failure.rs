@@ -28,17 +28,24 @@ pub enum Failure {
 
 impl Failure {
     /// What the user can do about it.
-    fn hint(&self) -> Option<&'static str> {
-        match self {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
             Self::Client(Error::Unreachable { .. }) => {
-                Some("start a cluster with `hearthd dev`, or name its nodes with --endpoints")
+                "start a cluster with `hearthd dev`, or name its nodes with --endpoints"
             }
-            Self::Client(Error::OutcomeUnknown { .. }) => Some(UNKNOWN),
-            Self::Client(Error::Api(problem)) => problem.hint(),
-            Self::Client(Error::Protocol { .. }) => Some("is this a Hearth node, and of the same version?"),
-            Self::Usage(_) | Self::Client(Error::Usage(_)) => Some("see --help"),
-            Self::Output(_) | Self::Failed(_) | Self::Reported => None,
-        }
+            Self::Client(Error::OutcomeUnknown { idempotency_key: Some(key), .. }) => {
+                return Some(format!(
+                    "repeat it with --idempotency-key {key}, and it is applied once in all"
+                ));
+            }
+            Self::Client(Error::OutcomeUnknown { idempotency_key: None, .. }) => UNKNOWN,
+            Self::Client(Error::Compacted { .. }) => COMPACTED,
+            Self::Client(Error::Api(problem)) => problem.hint()?,
+            Self::Client(Error::Protocol { .. }) => "is this a Hearth node, and of the same version?",
+            Self::Usage(_) | Self::Client(Error::Usage(_)) => "see --help",
+            Self::Output(_) | Self::Failed(_) | Self::Reported => return None,
+        };
+        Some(hint.to_owned())
     }
 
     /// Nobody reads the output any more: `hearth … | head`.
@@ -49,10 +56,13 @@ impl Failure {
 
 const UNKNOWN: &str = "the write may have been applied: read before writing again";
 
+const COMPACTED: &str = "list the keys, then watch without --after";
+
 impl Problem {
     fn hint(&self) -> Option<&'static str> {
         match self.status {
             401 | 403 => Some("pass a token that may do this with --token or HEARTH_TOKEN"),
+            412 => Some("it changed meanwhile: read it again before writing"),
             _ if self.outcome == Outcome::Unknown => Some(UNKNOWN),
             _ if self.retryable => Some("try again in a moment"),
             _ => None,
@@ -100,6 +110,9 @@ mod tests {
             retryable,
             outcome,
             request_id: "r7".into(),
+            retry_after: None,
+            current_revision: None,
+            oldest_revision: None,
         })))
     }
 
@@ -124,9 +137,19 @@ mod tests {
                 Failure::Client(Error::OutcomeUnknown {
                     endpoint: endpoint(),
                     reason: "no answer came in time".into(),
+                    idempotency_key: None,
                 }),
                 "hearth: the outcome is unknown: the request was sent to 127.0.0.1:8080, then no answer came \
                  in time\n  hint: the write may have been applied: read before writing again\n",
+            ),
+            (
+                Failure::Client(Error::OutcomeUnknown {
+                    endpoint: endpoint(),
+                    reason: "no answer came in time".into(),
+                    idempotency_key: Some("k1".parse().unwrap()),
+                }),
+                "hearth: the outcome is unknown: the request was sent to 127.0.0.1:8080, then no answer came \
+                 in time\n  hint: repeat it with --idempotency-key k1, and it is applied once in all\n",
             ),
             (
                 problem(503, "no_leader", true, Outcome::NotApplied),

@@ -10,6 +10,8 @@ use failure::Failure;
 use output::{Format, Output};
 
 pub mod age;
+pub mod arguments;
+mod confirm;
 pub mod cpu;
 mod duration;
 pub mod failure;
@@ -18,11 +20,14 @@ pub mod kv;
 pub mod local_program;
 pub mod output;
 pub mod status;
+pub mod usage;
 
 /// The command line for a Hearth cluster
 #[derive(Debug, Parser)]
 #[command(name = "hearth", version, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage.")]
+#[command(after_help = "\
+Every write is sent with an idempotency key: when its answer is lost, it is sent again, and applied once.
+Exit codes: 0 done, 1 failed, 2 wrong usage.")]
 pub struct Cli {
     /// Where the cluster is.
     #[command(flatten)]
@@ -64,9 +69,11 @@ pub enum Command {
     Status(status::Status),
     /// Ask each endpoint whether it is ready; fails when any is not
     Health(health::Health),
-    /// Read and write keys
+    /// Read, write, list and watch keys
     #[command(subcommand)]
     Kv(kv::Kv),
+    /// Show changes of keys as they happen: the same as `kv watch`
+    Watch(kv::watch::Watch),
     /// Read and write ages
     #[command(subcommand)]
     Age(age::Age),
@@ -83,6 +90,7 @@ pub async fn run(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Status(command) => command.run(&client, output).await,
         Command::Health(command) => command.run(&client, output).await,
         Command::Kv(command) => command.run(&client, output).await,
+        Command::Watch(command) => command.run(&client, output).await,
         Command::Age(command) => command.run(&client, output).await,
         Command::Cpu(command) => command.run(&client, output).await,
         Command::LocalProgram(command) => command.run(&client, output).await,

@@ -13,7 +13,7 @@ pub enum Format {
     /// Tables and sentences.
     #[default]
     Table,
-    /// One JSON value per command, on one line.
+    /// JSON: one value on one line, or one line for each key or change.
     Json,
 }
 
@@ -24,18 +24,38 @@ pub struct Output<'a> {
     /// Whether a person watches: lines may be completed and tables fitted to the width.
     terminal: bool,
     sink: Box<dyn Write + 'a>,
+    /// Where remarks go that are no result.
+    notes: Box<dyn Write + 'a>,
+}
+
+/// A table that is written part by part: columns only get wider.
+pub struct Columns<const N: usize> {
+    header: [&'static str; N],
+    /// In characters.
+    widths: [usize; N],
+    /// How many columns are shown.
+    shown: usize,
+    header_written: bool,
 }
 
 impl Output<'_> {
     /// To the standard output of this process.
     pub fn to_stdout(format: Format) -> Output<'static> {
         let stdout = io::stdout();
-        Output { format, terminal: stdout.is_terminal(), sink: Box::new(BufWriter::new(stdout)) }
+        let sink = Box::new(BufWriter::new(io::stdout()));
+        Output { format, terminal: stdout.is_terminal(), sink, notes: Box::new(io::stderr()) }
     }
 
-    /// To a writer that is no terminal.
-    pub fn to_writer<'a>(format: Format, sink: impl Write + 'a) -> Output<'a> {
-        Output { format, terminal: false, sink: Box::new(sink) }
+    /// To writers that are no terminals, the second one for remarks.
+    pub fn to_writers<'a>(format: Format, sink: impl Write + 'a, notes: impl Write + 'a) -> Output<'a> {
+        Output { format, terminal: false, sink: Box::new(sink), notes: Box::new(notes) }
+    }
+
+    /// Tells a person something that is no result: on stderr, on a line of its own. Results that are to come
+    /// before it must have been handed to the system: see [`Output::finish`].
+    pub fn note(&mut self, text: &str) {
+        // A closed stderr leaves nowhere to tell it.
+        let _ = writeln!(self.notes, "hearth: {}", printable(text));
     }
 
     /// Writes one line of text.
@@ -92,6 +112,46 @@ impl Output<'_> {
     }
 }
 
+impl<const N: usize> Columns<N> {
+    /// Each column as wide as its header, at first.
+    pub fn new(header: [&'static str; N]) -> Self {
+        Self { header, widths: header.map(str::len), shown: N, header_written: false }
+    }
+
+    /// Each column this wide from the beginning, for rows that come one at a time.
+    pub fn at_least(mut self, widths: [usize; N]) -> Self {
+        for (width, least) in self.widths.iter_mut().zip(widths) {
+            *width = (*width).max(least);
+        }
+        self
+    }
+
+    /// Leaves out the last column.
+    pub fn hide_last(&mut self) {
+        self.shown = self.shown.saturating_sub(1);
+    }
+
+    /// Writes rows, and before the first of them the header; two spaces between columns.
+    pub fn write(&mut self, rows: Vec<[String; N]>, output: &mut Output<'_>) -> Result<(), Failure> {
+        let rows: Vec<_> = rows.into_iter().map(|row| row.map(|cell| printable(&cell))).collect();
+        for row in &rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        if !self.header_written {
+            self.header_written = true;
+            output.line(&self.line(self.header.iter().copied()))?;
+        }
+        rows.iter().try_for_each(|row| output.line(&self.line(row.iter().map(String::as_str))))
+    }
+
+    fn line<'a>(&self, cells: impl Iterator<Item = &'a str>) -> String {
+        let padded = cells.zip(self.widths).take(self.shown).map(|(cell, width)| format!("{cell:width$}  "));
+        padded.collect::<String>().trim_end().to_owned()
+    }
+}
+
 /// `text` without characters that would break a line or steer a terminal: each becomes `�`.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
@@ -117,7 +177,7 @@ pub(crate) fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Format, Output, size};
+    use super::{Columns, Format, Output, size};
 
     #[test]
     fn sizes_have_one_decimal() {
@@ -138,10 +198,24 @@ mod tests {
     #[test]
     fn tables_align_and_have_no_trailing_blanks() {
         let mut written = Vec::new();
-        let mut output = Output::to_writer(Format::Table, &mut written);
+        let mut output = Output::to_writers(Format::Table, &mut written, std::io::sink());
         let rows = vec![["n1".to_owned(), "leader".to_owned()], ["long\nname".to_owned(), String::new()]];
         output.table(["NODE", "STATE"], rows).unwrap();
         drop(output);
         assert_eq!(String::from_utf8(written).unwrap(), "NODE       STATE\nn1         leader\nlong�name\n");
+    }
+    #[test]
+    fn columns_only_get_wider() {
+        let mut written = Vec::new();
+        let mut output = Output::to_writers(Format::Table, &mut written, std::io::sink());
+        let mut columns = Columns::new(["A", "KEY", "VALUE"]);
+        let row = |cells: [&str; 3]| cells.map(str::to_owned);
+        columns.write(vec![row(["1", "long key", "x"]), row(["é2", "k", ""])], &mut output).unwrap();
+        columns.write(vec![row(["3", "k", "a\nb"])], &mut output).unwrap();
+        columns.hide_last();
+        columns.write(vec![row(["4", "k", "x"])], &mut output).unwrap();
+        drop(output);
+        let expected = "A   KEY       VALUE\n1   long key  x\né2  k\n3   k         a�b\n4   k\n";
+        assert_eq!(String::from_utf8(written).unwrap(), expected);
     }
 }

@@ -4,29 +4,30 @@ use clap::{CommandFactory, Parser};
 
 use super::output::{Format, Output};
 use super::{Cli, failure::Failure, run};
-use crate::responder::{Reply, Responder, answer, closed_endpoint, json, problem};
+use crate::responder::{Reply, Responder, answer, closed_endpoint, json};
 
-/// Runs `hearth ARGS` against `endpoints`; what it printed, and how it ended.
-async fn hearth(endpoints: &str, args: &[&str]) -> (String, Result<(), Failure>) {
+/// Runs `hearth ARGS` against `endpoints`; what it printed, what it remarked, and how it ended.
+pub(super) async fn noted(endpoints: &str, args: &[&str]) -> (String, String, Result<(), Failure>) {
     let cli = Cli::try_parse_from(["hearth", "--endpoints", endpoints].iter().chain(args)).unwrap();
-    let mut written = Vec::new();
-    let mut output = Output::to_writer(cli.output, &mut written);
+    let (mut written, mut notes) = (Vec::new(), Vec::new());
+    let mut output = Output::to_writers(cli.output, &mut written, &mut notes);
     let result = run(cli, &mut output).await;
     drop(output);
-    (String::from_utf8(written).unwrap(), result)
+    (String::from_utf8(written).unwrap(), String::from_utf8(notes).unwrap(), result)
+}
+
+/// The same without remarks.
+pub(super) async fn hearth(endpoints: &str, args: &[&str]) -> (String, Result<(), Failure>) {
+    let (written, _, result) = noted(endpoints, args).await;
+    (written, result)
 }
 
 /// The output of a command that succeeds, when the server gives this one reply.
-async fn printed(reply: Reply, args: &[&str]) -> String {
+pub(super) async fn printed(reply: Reply, args: &[&str]) -> String {
     let server = Responder::start(vec![reply]).await;
     let (text, result) = hearth(&server.endpoint.to_string(), args).await;
     result.unwrap();
     text
-}
-
-fn value(bytes: &[u8]) -> Reply {
-    let headers = vec!["ETag: \"5\"".to_owned(), "Content-Type: text/plain".to_owned()];
-    Reply::Answer("200 OK", headers, bytes.to_vec())
 }
 
 #[test]
@@ -45,6 +46,18 @@ fn wrong_usage_is_refused_before_anything_is_sent() {
         &["status", "-o", "xml"],
         &["status", "--endpoints", "localhost"],
         &["kv", "get", "k", "--consistency", "eventual"],
+        &["kv", "get", "k", "--consistency", "local", "--max-staleness", "1s"],
+        &["kv", "put", "k", "v", "--if-absent", "--if-match", "7"],
+        &["kv", "put", "k", "v", "--if-match", "x"],
+        &["kv", "put", "k", "v", "--ttl", "0s"],
+        &["kv", "put", "k", "v", "--idempotency-key", "a b"],
+        &["kv", "delete"],
+        &["kv", "delete", "k", "--prefix", "p"],
+        &["kv", "delete", "--prefix", "p", "--if-match", "7"],
+        &["kv", "list", "--limit", "0"],
+        &["kv", "list", "--limit", "5", "--all"],
+        &["kv", "watch", "--limit", "0"],
+        &["cpu", "--count", "1001"],
         &[],
     ] {
         let error = Cli::try_parse_from(["hearth"].iter().chain(args)).unwrap_err();
@@ -141,73 +154,6 @@ async fn health_has_a_line_per_endpoint_and_fails_when_one_does() {
 }
 
 #[tokio::test]
-async fn kv_get_writes_the_value() {
-    assert_eq!(printed(value(b"text"), &["kv", "get", "k"]).await, "text");
-    assert_eq!(
-        printed(value(b"text"), &["kv", "get", "k", "-o", "json"]).await,
-        "{\"key\":\"k\",\"revision\":5,\"content_type\":\"text/plain\",\"size\":4,\"value\":\"text\"}\n"
-    );
-    assert_eq!(
-        printed(value(&[0, 255]), &["kv", "get", "k", "-o", "json"]).await,
-        "{\"key\":\"k\",\"revision\":5,\"content_type\":\"text/plain\",\"size\":2,\"value_base64\":\"AP8=\"}\n"
-    );
-}
-
-#[tokio::test]
-async fn kv_get_writes_a_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("value");
-    let file = path.to_str().unwrap();
-    let text = printed(value(&[0, 255]), &["kv", "get", "k", "--out-file", file]).await;
-    assert_eq!(text, format!("wrote 2 bytes of revision 5 to {file}\n"));
-    assert_eq!(std::fs::read(&path).unwrap(), [0, 255]);
-    let text = printed(value(b"x"), &["kv", "get", "k", "--out-file", file, "-o", "json"]).await;
-    assert_eq!(text, "{\"key\":\"k\",\"revision\":5,\"content_type\":\"text/plain\",\"size\":1}\n");
-}
-
-#[tokio::test]
-async fn a_missing_key_is_a_failure() {
-    for command in ["get", "delete"] {
-        let reply = problem("404 Not Found", "key_not_found", false, "not_applied");
-        let server = Responder::start(vec![reply]).await;
-        let (text, result) = hearth(&server.endpoint.to_string(), &["kv", command, "a b"]).await;
-        assert_eq!(text, "");
-        assert_eq!(result.unwrap_err().to_string(), "there is no key \"a b\"");
-    }
-}
-
-#[tokio::test]
-async fn kv_put_takes_the_value_from_the_line_or_a_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("value");
-    std::fs::write(&path, [0, 255]).unwrap();
-    let file = path.to_str().unwrap();
-    let created = || json(r#"{"key":"k","revision":7,"created":true}"#);
-    for (args, body, content_type) in [
-        (&["kv", "put", "k", "text"][..], &b"text"[..], "text/plain; charset=utf-8"),
-        (&["kv", "put", "k", "-5"], b"-5", "text/plain; charset=utf-8"),
-        (&["kv", "put", "k", ""], b"", "text/plain; charset=utf-8"),
-        (&["kv", "put", "k", "--", "--x"], b"--x", "text/plain; charset=utf-8"),
-        (&["kv", "put", "k", "--file", file], &[0, 255], "application/octet-stream"),
-        (&["kv", "put", "k", "{}", "--content-type", "application/json"], b"{}", "application/json"),
-    ] {
-        let server = Responder::start(vec![created()]).await;
-        let (text, result) = hearth(&server.endpoint.to_string(), args).await;
-        result.unwrap();
-        assert_eq!(text, "created, revision 7\n");
-        let asked = server.asked();
-        assert_eq!(asked[0].body, body, "{args:?}");
-        assert!(asked[0].headers.contains(&format!("content-type: {content_type}")), "{:?}", asked[0]);
-    }
-    assert_eq!(
-        printed(created(), &["kv", "put", "k", "v", "-o", "json"]).await,
-        "{\"key\":\"k\",\"revision\":7,\"created\":true}\n"
-    );
-    let updated = json(r#"{"key":"k","revision":8,"created":false}"#);
-    assert_eq!(printed(updated, &["kv", "put", "k", "v"]).await, "updated, revision 8\n");
-}
-
-#[tokio::test]
 async fn ages_and_numbers_are_printed() {
     let gone = || Reply::Answer("204 No Content", vec![], vec![]);
     let list = r#"[["Ann",41],["Ann",42]]"#;
@@ -226,6 +172,8 @@ async fn ages_and_numbers_are_printed() {
         (gone(), "kv delete k", "deleted\n"),
         (gone(), "kv delete k -o json", "{\"key\":\"k\",\"deleted\":true}\n"),
         (json("5000123"), "cpu", "5000123\n"),
+        (json("[1,2]"), "cpu --count 2", "1\n2\n"),
+        (json("[1,2]"), "cpu --count 2 -o json", "[1,2]\n"),
         (json("42"), "local-program -o json", "42\n"),
     ] {
         let args: Vec<&str> = line.split(' ').collect();

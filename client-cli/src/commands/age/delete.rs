@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::client::Client;
+use crate::commands::arguments::Once;
 use crate::commands::failure::Failure;
 use crate::commands::output::{Format, Output};
 
@@ -13,6 +14,9 @@ Succeeds also when there is none. With -o json: {\"name\",\"deleted\":true}.")]
 pub struct Delete {
     /// The name
     pub name: String,
+    /// Makes it safe to send it again.
+    #[command(flatten)]
+    pub once: Once,
 }
 
 #[derive(Serialize)]
@@ -24,7 +28,7 @@ struct Shown<'a> {
 impl Delete {
     /// Deletes, and says so.
     pub async fn run(self, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
-        client.age_delete(&self.name).await?;
+        client.age_delete(&self.name, Some(&self.once.key())).await?;
         match output.format {
             Format::Json => output.json(&Shown { name: &self.name, deleted: true }),
             Format::Table => output.line("deleted"),

@@ -1,6 +1,7 @@
 //! `hearth age get`
 
 use crate::client::Client;
+use crate::commands::arguments::Freshness;
 use crate::commands::failure::Failure;
 use crate::commands::output::{Format, Output};
 
@@ -10,12 +11,15 @@ use crate::commands::output::{Format, Output};
 pub struct Get {
     /// The name
     pub name: String,
+    /// How fresh the answer must be.
+    #[command(flatten)]
+    pub freshness: Freshness,
 }
 
 impl Get {
     /// Asks, and writes the list.
     pub async fn run(self, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
-        let ages = client.age_get(&self.name).await?;
+        let ages = client.age_get(&self.name, self.freshness.consistency()).await?;
         match output.format {
             Format::Json => output.json(&ages),
             Format::Table => {

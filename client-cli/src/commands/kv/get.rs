@@ -2,28 +2,29 @@
 
 use std::path::PathBuf;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use super::missing;
+use super::shown::{ShownValue, ms};
 use crate::client::Client;
+use crate::commands::arguments::Freshness;
 use crate::commands::failure::Failure;
 use crate::commands::output::{Format, Output};
-use crate::kv::{Consistency, Value};
+use crate::kv::Value;
 
 /// Writes the value byte for byte; on a terminal, the last line is completed. Fails when there is no such
 /// key.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-With -o json: {\"key\",\"revision\",\"content_type\",\"size\",\"value\"}. A value that is not UTF-8 comes in \
-base64, as \"value_base64\" in place of \"value\"; with --out-file there is neither.")]
+With -o json: {\"key\",\"revision\",\"content_type\",\"size\",\"expires_in_ms\",\"value\"}, without \
+expires_in_ms when the key stays. A value that is not UTF-8 comes in base64, as \"value_base64\" in place of \
+\"value\"; with --out-file there is neither.")]
 pub struct Get {
     /// The key
     pub key: String,
-    /// How fresh the answer must be
-    #[arg(long, value_enum, default_value_t)]
-    pub consistency: Consistency,
+    /// How fresh the answer must be.
+    #[command(flatten)]
+    pub freshness: Freshness,
     /// Write the value to this file, replacing it
     #[arg(long, value_name = "FILE")]
     pub out_file: Option<PathBuf>,
@@ -36,15 +37,16 @@ struct Shown<'a> {
     content_type: Option<&'a str>,
     size: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
+    expires_in_ms: Option<u64>,
+    #[serde(flatten)]
+    value: ShownValue<'a>,
 }
 
 impl Get {
     /// Asks, and writes the value.
     pub async fn run(self, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
-        let value = client.kv_get(&self.key, self.consistency).await?.ok_or_else(|| missing(&self.key))?;
+        let value = client.kv_get(&self.key, self.freshness.consistency()).await?;
+        let value = value.ok_or_else(|| missing(&self.key))?;
         if let Some(path) = &self.out_file {
             std::fs::write(path, &value.bytes)
                 .map_err(|error| Failure::Failed(format!("cannot write {}: {error}", path.display())))?;
@@ -62,15 +64,14 @@ impl Get {
     }
 
     fn shown<'a>(&'a self, value: &'a Value) -> Shown<'a> {
-        let inline = self.out_file.is_none();
-        let text = std::str::from_utf8(&value.bytes);
+        let bytes = Some(&*value.bytes).filter(|_| self.out_file.is_none());
         Shown {
             key: &self.key,
             revision: value.revision,
             content_type: value.content_type.as_deref(),
             size: value.bytes.len(),
-            value: text.ok().filter(|_| inline),
-            value_base64: (inline && text.is_err()).then(|| BASE64.encode(&value.bytes)),
+            expires_in_ms: ms(value.expires_in),
+            value: ShownValue::of(bytes),
         }
     }
 }

@@ -1,21 +1,20 @@
 //! `hearth kv put`
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ArgGroup;
 use serde::Serialize;
 
+use super::read_input;
 use crate::client::Client;
+use crate::commands::arguments::{Once, if_match};
+use crate::commands::duration;
 use crate::commands::failure::Failure;
 use crate::commands::output::{Format, Output};
+use crate::kv::{self, Condition};
 
-/// More than any node takes: only to keep a mistaken file or an endless stdin out of memory. What is
-/// smaller is the server's to judge.
-const VALUE_BYTES_MAX: u64 = 64 << 20;
-
-/// Sets a key, whether it exists or not.
+/// Sets a key to a value.
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "hearth kv put [OPTIONS] <KEY> <VALUE | --file <FILE>>")]
 #[command(after_help = "With -o json: {\"key\",\"revision\",\"created\"}.")]
@@ -29,9 +28,21 @@ pub struct Put {
     /// Read the value from this file; `-` is stdin
     #[arg(long)]
     pub file: Option<PathBuf>,
+    /// Have the key go away by itself after this time: 500ms, 30s, 2m, 7d [default: it stays]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_long)]
+    pub ttl: Option<Duration>,
+    /// Only if the key has this revision; `*`: if it exists
+    #[arg(long, value_name = "REVISION", value_parser = if_match)]
+    pub if_match: Option<Condition>,
+    /// Only if there is no such key
+    #[arg(long, conflicts_with = "if_match")]
+    pub if_absent: bool,
     /// The media type to keep with it [default: text/plain for UTF-8, else application/octet-stream]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
+    /// Makes it safe to send it again.
+    #[command(flatten)]
+    pub once: Once,
 }
 
 #[derive(Serialize)]
@@ -45,8 +56,14 @@ impl Put {
     /// Reads the value, writes it to the cluster, and says which revision it got.
     pub async fn run(mut self, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
         let bytes = self.read_value()?;
-        let content_type = self.content_type.as_deref().unwrap_or_else(|| guessed(&bytes)).to_owned();
-        let written = client.kv_put(&self.key, bytes, Some(&content_type)).await?;
+        let content_type = self.content_type.take().unwrap_or_else(|| guessed(&bytes).to_owned());
+        let how = kv::Put {
+            content_type: Some(content_type),
+            ttl: self.ttl,
+            only_if: if self.if_absent { Some(Condition::Absent) } else { self.if_match },
+            idempotency_key: Some(self.once.key()),
+        };
+        let written = client.kv_put(&self.key, bytes, &how).await?;
         match output.format {
             Format::Json => {
                 output.json(&Shown { key: &self.key, revision: written.revision, created: written.created })
@@ -58,33 +75,13 @@ impl Put {
         }
     }
 
-    /// The value from wherever it is. Blocks: nothing else goes on in the meantime.
+    /// The value from wherever it is.
     fn read_value(&mut self) -> Result<Vec<u8>, Failure> {
-        let file = match (self.value.take(), self.file.take()) {
-            (Some(value), None) if value != "-" => return Ok(value.into_bytes()),
-            (_, file) => file.filter(|path| path.as_os_str() != "-"),
-        };
-        let Some(path) = file else {
-            return read_bounded(io::stdin(), "stdin");
-        };
-        let name = path.display().to_string();
-        let file =
-            File::open(&path).map_err(|error| Failure::Failed(format!("cannot open {name}: {error}")))?;
-        read_bounded(file, &name)
+        match (self.value.take(), self.file.take()) {
+            (Some(value), _) if value != "-" => Ok(value.into_bytes()),
+            (_, file) => read_input(file.as_deref().unwrap_or(Path::new("-"))),
+        }
     }
-}
-
-/// Everything that `reader` gives, if it is not too much.
-fn read_bounded(reader: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    let read = reader
-        .take(VALUE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::Failed(format!("cannot read {name}: {error}")))?;
-    if read as u64 > VALUE_BYTES_MAX {
-        return Err(Failure::Failed(format!("{name} holds more than a value can: {VALUE_BYTES_MAX} bytes")));
-    }
-    Ok(bytes)
 }
 
 /// The media type when none is given.
