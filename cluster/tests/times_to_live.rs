@@ -1,5 +1,7 @@
 //! Times to live end when they should: never early, and at most a second late while there is a leader.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
+
 use std::time::{Duration, Instant};
 
 use hearth_cluster::http::Client;
