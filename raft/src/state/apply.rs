@@ -12,6 +12,9 @@ use crate::state::{AgeList, Record, State, hash};
 
 /// Answers whose time is up that one `Expire` forgets at most.
 const ANSWERS_EXPIRED_MAX: usize = 1024;
+/// Answers under idempotency keys leave with later ones; only when none come for so long after their
+/// time is up is there something to expire.
+const ANSWERS_OVERDUE_MS: u64 = 10_000;
 
 impl State {
     /// Applies `op` as the entry that `changes` is at. The values that a transaction reads may have
@@ -159,6 +162,14 @@ impl State {
     /// The keys whose time is up at `clock_ms`, the longest overdue first.
     pub(crate) fn due(&self, clock_ms: u64) -> impl Iterator<Item = &(NonZeroU64, SmolStr)> {
         self.expiries.iter().take_while(move |(expires_at_ms, _)| expires_at_ms.get() <= clock_ms)
+    }
+
+    /// When there will be something for [`Op::Expire`] to do, in the time of [`State::clock_ms`];
+    /// `u64::MAX` while there is nothing that ends.
+    pub(crate) fn due_ms(&self) -> u64 {
+        let key = self.expiries.get_min().map(|(expires_at_ms, _)| expires_at_ms.get());
+        let answer = self.answers.oldest_expires_at_ms().map(|at| at.saturating_add(ANSWERS_OVERDUE_MS));
+        key.into_iter().chain(answer).min().unwrap_or(u64::MAX)
     }
 
     /// Bytes by which `op` would change [`State::data_bytes`]; an estimate for a transaction.

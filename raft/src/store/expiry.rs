@@ -7,16 +7,13 @@ use tokio::sync::watch;
 
 use crate::command::{Command, Op};
 use crate::local::Local;
-use crate::state::{Published, State};
+use crate::state::Published;
 use crate::store::routes::Leadership;
 
 /// How often what is due is looked for, and a stamp of the cluster's clock.
 const TICK: Duration = Duration::from_millis(100);
 /// Keys that one command removes: a few milliseconds of applying.
 const KEYS_MAX: u32 = 1000;
-/// Answers under idempotency keys leave with later ones; only when none come for so long after their
-/// time is up does the leader see to it.
-const ANSWERS_OVERDUE_MS: u64 = 10_000;
 
 /// Keeps the cluster's clock, and proposes the end of what is due while this node leads.
 pub(super) async fn expire(
@@ -25,16 +22,16 @@ pub(super) async fn expire(
     mut caught_up: watch::Receiver<bool>,
 ) {
     // Stamps from before the start are applied again at the start; they say nothing about now.
-    let seen = local.published.view().clock_ms;
+    let seen = local.published.clock_ms();
     let mut observed = match caught_up.wait_for(|caught_up| *caught_up).await {
-        Ok(_) => local.published.view().clock_ms.max(seen),
+        Ok(_) => local.published.clock_ms().max(seen),
         Err(_) => return,
     };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let clock_ms = local.published.view().clock_ms;
+        let clock_ms = local.published.clock_ms();
         if clock_ms > observed {
             observed = clock_ms;
             local.clock.observe(clock_ms);
@@ -51,9 +48,6 @@ pub(super) async fn expire(
 }
 
 fn is_due(published: &Published, now_ms: u64) -> bool {
-    let view: &State = &published.view();
     // Commands cannot set the clock back.
-    let now_ms = now_ms.max(view.clock_ms);
-    let answers_due = view.answers.oldest_expires_at_ms().map(|at| at.saturating_add(ANSWERS_OVERDUE_MS));
-    view.due(now_ms).next().is_some() || answers_due.is_some_and(|at| at <= now_ms)
+    published.due_ms() <= now_ms.max(published.clock_ms())
 }

@@ -336,3 +336,22 @@ fn changes_of_keys_are_noted_once_each() {
     assert_eq!(noted(100, plain(&prefix("c"))), none);
     assert_eq!(noted(100, plain(&Op::Delete { key: "k".into() })), ["k: Deleted"]);
 }
+
+#[test]
+fn what_is_due_next_is_known_without_looking() {
+    let mut state = State::default();
+    assert_eq!(state.due_ms(), u64::MAX);
+    apply_at(&mut state, 1, 1000, plain(&put_for("later", 500)));
+    apply_at(&mut state, 2, 1000, plain(&put_for("sooner", 200)));
+    // With the millisecond by which nothing is ever early.
+    assert_eq!(state.due_ms(), 1201);
+    apply_at(&mut state, 3, 1201, plain(&Op::Expire { keys_max: 10 }));
+    assert_eq!(state.due_ms(), 1501);
+    apply_at(&mut state, 4, 1300, plain(&Op::Delete { key: "later".into() }));
+    assert_eq!(state.due_ms(), u64::MAX);
+    // Kept for a second.
+    apply_at(&mut state, 5, 2000, once(&put_if(vec![]), "key", 10));
+    assert_eq!(state.due_ms(), 3000 + ANSWERS_OVERDUE_MS);
+    apply_at(&mut state, 6, 3000 + ANSWERS_OVERDUE_MS, plain(&Op::Expire { keys_max: 10 }));
+    assert_eq!(state.due_ms(), u64::MAX);
+}
