@@ -88,7 +88,7 @@ impl Local {
     pub(crate) async fn propose(&self, command: Command) -> Outcome {
         let (sender, outcome) = tokio::sync::oneshot::channel();
         // Whoever waited may have given up.
-        self.propose_with(command, move |outcome| drop(sender.send(outcome))).await;
+        self.propose_with(command, move |outcome| drop(sender.send(outcome)));
         let timeout = self.limits.request_timeout;
         match tokio::time::timeout(timeout, outcome).await {
             Ok(Ok(outcome)) => outcome,
@@ -98,9 +98,8 @@ impl Local {
         }
     }
 
-    /// Proposes `command`; `answer` is called once, with what became of it. Returns once the command is
-    /// on its way.
-    pub(crate) async fn propose_with<A>(&self, command: Command, answer: A)
+    /// Proposes `command`; `answer` is called once, with what became of it.
+    pub(crate) fn propose_with<A>(&self, command: Command, answer: A)
     where
         A: FnOnce(Outcome) + Send + 'static,
     {
@@ -117,7 +116,7 @@ impl Local {
             }
         };
         let proposal = Proposal::new(command, answer, Arc::clone(&self.metrics), place);
-        self.rounds.propose(&self.raft, proposal).await;
+        self.rounds.propose(proposal);
     }
 
     /// Refuses what would grow the data past the limit, or while the disk is nearly full; deletes, and
@@ -163,19 +162,18 @@ impl Local {
     /// How this node stands.
     pub(crate) fn status(&self) -> StatusV1 {
         let metrics = self.raft.metrics().borrow_watched().clone();
-        let view = self.published.view();
-        StatusV1 {
+        self.published.look(|state| StatusV1 {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             http: self.http_advertise.clone(),
             state: format!("{:?}", metrics.state).to_lowercase(),
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
-            applied_index: view.revision(),
-            keys: view.keys.len() as u64,
-            data_bytes: view.data_bytes,
+            applied_index: state.revision(),
+            keys: state.keys.len() as u64,
+            data_bytes: state.data_bytes,
             disk_free_bytes: self.disk.free_bytes(),
-            state_hash: view.hash,
-        }
+            state_hash: state.hash,
+        })
     }
 }
 

@@ -22,8 +22,6 @@ const ROUND_COMMANDS_MAX: usize = 4096;
 
 /// Proposes commands in rounds.
 pub(crate) struct Rounds {
-    free: Arc<Semaphore>,
-    clock: Arc<Clock>,
     /// Not bounded itself: every proposal holds one of a bounded number of places.
     waiting: mpsc::UnboundedSender<Proposal>,
 }
@@ -32,12 +30,14 @@ impl Rounds {
     /// Starts the task that gathers rounds; it ends with this handle.
     pub(crate) fn new(raft: Raft, clock: Arc<Clock>) -> Self {
         let (waiting, mut queue) = mpsc::unbounded_channel::<Proposal>();
-        let free = Arc::new(Semaphore::new(ROUNDS));
-        let (rounds, stamping) = (Arc::clone(&free), Arc::clone(&clock));
+        let rounds = Arc::new(Semaphore::new(ROUNDS));
         tokio::spawn(async move {
             let mut gathered = Vec::new();
             while let Some(first) = queue.recv().await {
                 let Ok(round) = Arc::clone(&rounds).acquire_owned().await else { return };
+                // A frame of another node holds many, and connections are read one after the other:
+                // whoever is ready by now goes along. Else the first would take the round for itself.
+                tokio::task::yield_now().await;
                 gathered.push(first);
                 while gathered.len() < ROUND_COMMANDS_MAX {
                     let Ok(next) = queue.try_recv() else { break };
@@ -45,20 +45,17 @@ impl Rounds {
                 }
                 let round = Arc::new(round);
                 for proposal in gathered.drain(..) {
-                    submit(&raft, &stamping, proposal, Arc::clone(&round)).await;
+                    submit(&raft, &clock, proposal, Arc::clone(&round)).await;
                 }
             }
         });
-        Self { free, clock, waiting }
+        Self { waiting }
     }
 
-    /// Proposes at once when a round is free, else with the next round.
-    pub(crate) async fn propose(&self, raft: &Raft, proposal: Proposal) {
-        match Arc::clone(&self.free).try_acquire_owned() {
-            Ok(round) => submit(raft, &self.clock, proposal, Arc::new(round)).await,
-            // The task is gone only with the runtime; a proposal that is dropped answers.
-            Err(_) => drop(self.waiting.send(proposal)),
-        }
+    /// Proposes with the next round.
+    pub(crate) fn propose(&self, proposal: Proposal) {
+        // The task is gone only with the runtime; a proposal that is dropped answers.
+        drop(self.waiting.send(proposal));
     }
 }
 

@@ -174,6 +174,9 @@ impl Live {
         let write = tokio::spawn(async move {
             let mut buffer = BytesMut::new();
             while let Some(frame) = queue.recv().await {
+                // Whoever is about to send as well goes first: one system call, and one wake-up of the
+                // other node, for all of them.
+                tokio::task::yield_now().await;
                 buffer.clear();
                 frame::gather(frame, &mut queue, &mut buffer);
                 if writer.write_all(&buffer).await.is_err() {

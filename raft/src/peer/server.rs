@@ -171,7 +171,7 @@ impl Service {
                     Ok(answer) => drop(answers.send((answer, place))),
                     Err(error) => tracing::error!(%error, "cannot encode an answer to a peer"),
                 };
-                self.local.propose_with(command, answer).await;
+                self.local.propose_with(command, answer);
             }
             io::Result::Ok(())
         };
