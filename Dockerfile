@@ -21,6 +21,8 @@ RUN mkdir /skeleton \
 
 FROM rust:1.95-slim-trixie AS build
 WORKDIR /src
+# jemalloc is built with make.
+RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 COPY --from=skeleton /skeleton .
 RUN cargo build --release --locked -p hearth-node -p hearth-cli --bins
 COPY . .

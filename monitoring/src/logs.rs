@@ -26,7 +26,7 @@ use tracing::Dispatch;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -42,8 +42,8 @@ const FLUSH_WAIT_MAX: Duration = Duration::from_secs(3);
 /// What to log, where, and how.
 #[derive(Debug, Clone)]
 pub struct LogConfig {
-    /// `log.level`: a level (`info`), or directives by target (`info,hearth_raft=debug`), in the syntax of
-    /// [`EnvFilter`].
+    /// `log.level`: a level (`info`), or levels by target (`info,hearth_raft=debug`), in the syntax of
+    /// [`Targets`] without its filters by field.
     pub level: String,
     /// `log.format`: how lines look on standard output. Files are always JSON.
     pub format: LogFormat,
@@ -167,21 +167,24 @@ fn assemble(
 
 /// Parses `log.level`.
 ///
-/// [`EnvFilter`] takes a bare word for a target to log at every level, so that a misspelt `inof` would
-/// switch everything else off: here a directive without `=` or `[` must be a level.
-fn filter(level: &str) -> Result<EnvFilter, LogError> {
+/// [`Targets`] takes a bare word for a target to log at every level, so that a misspelt `inof` would
+/// switch everything else off: here a directive without `=` must be a level.
+fn filter(level: &str) -> Result<Targets, LogError> {
     let error = |reason: String| LogError::Level { level: level.to_owned(), reason };
-    // EnvFilter does not take spaces after commas.
+    // Targets does not take spaces after commas.
     let directives: Vec<&str> = level.split(',').map(str::trim).collect();
     for directive in &directives {
-        let bare = !directive.contains(['=', '[']);
+        let bare = !directive.contains('=');
         if directive.is_empty() || (bare && directive.parse::<LevelFilter>().is_err()) {
             return Err(error(format!(
                 "{directive:?} is not a level (off, error, warn, info, debug, trace); for a target write target=level"
             )));
         }
+        if directive.contains(['[', ']', '{', '}']) {
+            return Err(error(format!("{directive:?}: only targets can have a level of their own")));
+        }
     }
-    EnvFilter::try_new(directives.join(",")).map_err(|parse| error(parse.to_string()))
+    directives.join(",").parse().map_err(|parse: ParseError| error(parse.to_string()))
 }
 
 /// The writer of the daily files `hearthd.<date>.log` in `dir`.

@@ -12,6 +12,7 @@
 //! **Absent on purpose.** TLS and tokens: until they are here, only loopback addresses are open
 //! without saying `insecure` and `no_auth`.
 
+mod allocator;
 pub mod compute;
 pub mod config;
 pub mod dev;

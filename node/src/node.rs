@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::allocator;
 use crate::config::Settings;
 use crate::http::{self, AdmissionLimits, App, Compute, Edge, Gate, RequestLimits, StreamLimits, Streams};
 
@@ -61,6 +62,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         node_id = identity.node_id,
         "the store is open"
     );
+    allocator::started();
 
     let code = tokio::select! {
         _ = interrupt.recv() => ExitCode::SUCCESS,

@@ -106,7 +106,7 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_LOG_FILES_MAX", default_value_t = 7, value_name = "N")]
     pub log_files_max: usize,
     /// Log lines that may wait to be written; further ones are dropped and counted
-    #[arg(long, env = "HEARTH_LOG_LINES_MAX", default_value_t = 16_384, value_name = "N")]
+    #[arg(long, env = "HEARTH_LOG_LINES_MAX", default_value_t = 4096, value_name = "N")]
     pub log_lines_max: usize,
     /// A request that takes longer is logged as a warning
     #[arg(long, env = "HEARTH_LOG_SLOW_REQUEST", default_value = "1s", value_name = "TIME", value_parser = duration)]
@@ -183,7 +183,7 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_COMPUTE_CPU_WAITING_MAX", default_value_t = 16_384, value_name = "N")]
     pub compute_cpu_waiting_max: usize,
     /// Sums of /cpu that are computed ahead and kept ready; 0 computes each when it is asked for
-    #[arg(long, env = "HEARTH_COMPUTE_CPU_POOL", default_value_t = 16_384, value_name = "N", value_parser = pool_size)]
+    #[arg(long, env = "HEARTH_COMPUTE_CPU_POOL", default_value_t = 10_240, value_name = "N", value_parser = pool_size)]
     pub compute_cpu_pool: usize,
     /// How old such a sum may be when it is handed out
     #[arg(long, env = "HEARTH_COMPUTE_CPU_POOL_AGE", default_value = "5m", value_name = "TIME", value_parser = duration)]
