@@ -19,7 +19,7 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
 );
 /// What a script may read besides the few headers that it always may.
 const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
-    "allow, etag, retry-after, hearth-expires-in, hearth-idempotent-replay, hearth-leader, hearth-node, hearth-request-id, hearth-revision, hearth-source, hearth-staleness-ms",
+    "allow, etag, retry-after, hearth-expires-in, hearth-idempotent-replay, hearth-leader, hearth-node, hearth-oldest-revision, hearth-request-id, hearth-revision, hearth-source, hearth-staleness-ms",
 );
 /// Seconds that a browser may remember a preflight's answer.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
