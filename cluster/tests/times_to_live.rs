@@ -1,6 +1,6 @@
 //! Times to live end when they should: never early, and at most a second late while there is a leader.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
+#![allow(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
 
 use std::time::{Duration, Instant};
 
