@@ -3,8 +3,8 @@
 //! A *round* is what is proposed at once: one append to the log, one message to each follower, one
 //! fsync on each node, one applied batch. Its fixed costs, above all three fsyncs, are shared by its
 //! commands. So only [`ROUNDS`] rounds are in flight: while one is on its way to the disks, the next one
-//! gathers everything that arrives meanwhile. A command that finds a free round never waits, and no
-//! timer is involved: the slower the disks, the larger the rounds.
+//! gathers everything that arrives meanwhile. A command that finds a free round waits only for those that
+//! are ready at the same moment, and no timer is involved: the slower the disks, the larger the rounds.
 
 use std::sync::Arc;
 
