@@ -119,6 +119,13 @@ pub(crate) struct VoteV1 {
     pub(crate) committed: bool,
 }
 
+impl VoteV1 {
+    /// Whether both are for the same node in the same term.
+    pub(crate) fn is_for_same(&self, other: &Self) -> bool {
+        (self.term, self.node_id) == (other.term, other.node_id)
+    }
+}
+
 impl From<Vote> for VoteV1 {
     fn from(vote: Vote) -> Self {
         Self { term: vote.leader_id.term, node_id: vote.leader_id.voted_for, committed: vote.committed }

@@ -47,6 +47,7 @@ mod marker;
 mod metrics;
 mod peer;
 mod proposal;
+mod read_index;
 mod rounds;
 mod state;
 mod store;

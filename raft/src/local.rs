@@ -1,20 +1,18 @@
-//! What this node does itself, as the leader or about itself. Nothing here goes to another node.
+//! What this node does itself, as the leader or about itself.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::coalesce::Coalesced;
 use crate::command::Decoded;
 use crate::disk::Disk;
 use crate::metrics::StoreMetrics;
-use crate::peer::message::{ReadRefusalV1, StatusV1, WriteRefusalV1};
+use crate::peer::message::{StatusV1, WriteRefusalV1};
 use crate::proposal::{Outcome, Proposal};
+use crate::read_index::ReadIndex;
 use crate::rounds::Rounds;
 use crate::state::Published;
 use crate::store::stall::Stall;
@@ -40,7 +38,7 @@ pub(crate) struct Local {
     rounds: Rounds,
     pub(crate) clock: Arc<Clock>,
     metrics: Arc<StoreMetrics>,
-    read_index: Coalesced<Result<u64, ReadRefusalV1>>,
+    pub(crate) read_index: ReadIndex,
     pub(crate) disk: Arc<Disk>,
     pub(crate) stall: Stall,
     http_advertise: String,
@@ -52,15 +50,11 @@ impl Local {
         published: Published,
         limits: Limits,
         metrics: StoreMetrics,
+        read_index: ReadIndex,
         disk: Arc<Disk>,
         stall: Stall,
         http_advertise: String,
     ) -> Arc<Self> {
-        let asking = raft.clone();
-        let read_index = Coalesced::new(move || {
-            let raft = asking.clone();
-            async move { confirm_leadership(&raft).await }
-        });
         let clock = Arc::new(Clock::new());
         let rounds = Rounds::new(raft.clone(), Arc::clone(&clock));
         let room = Arc::new(Semaphore::new(limits.proposals_max));
@@ -154,11 +148,6 @@ impl Local {
         self.metrics.forwarded.with_label_values(&[result]).inc();
     }
 
-    /// The log index that a linearizable read must wait for. Callers share rounds.
-    pub(crate) async fn read_index(&self) -> Result<u64, ReadRefusalV1> {
-        self.read_index.ask().await.unwrap_or(Err(ReadRefusalV1::NotLeader(None)))
-    }
-
     /// How this node stands.
     pub(crate) fn status(&self) -> StatusV1 {
         let metrics = self.raft.metrics().borrow_watched().clone();
@@ -174,18 +163,5 @@ impl Local {
             disk_free_bytes: self.disk.free_bytes(),
             state_hash: state.hash,
         })
-    }
-}
-
-/// Asks a majority whether this node still leads, and answers what was committed before the asking.
-/// Never a lease: openraft's does not survive a restart.
-async fn confirm_leadership(raft: &Raft) -> Result<u64, ReadRefusalV1> {
-    match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-        Ok((read_log_id, _)) => Ok(read_log_id.log_id().index),
-        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-            Err(ReadRefusalV1::NotLeader(forward.leader_id))
-        }
-        Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadRefusalV1::NoQuorum),
-        Err(RaftError::Fatal(_)) => Err(ReadRefusalV1::NotLeader(None)),
     }
 }

@@ -23,6 +23,7 @@
 //! record rides along with the next append. Losing it costs a restart nothing but a later apply.
 
 mod files;
+mod held;
 pub(crate) mod records;
 mod underway;
 
@@ -42,6 +43,7 @@ use raft_log::codeq::Span as _;
 use raft_log::{Callback, RaftLog};
 
 use self::files::Newest;
+pub(crate) use self::held::HeldVote;
 use self::records::{StoredPayload, WalTypes};
 use self::underway::Begun;
 pub(crate) use self::underway::Underway;
@@ -112,6 +114,7 @@ struct Shared {
     read_bytes_max: u64,
     fsync_seconds: Histogram,
     underway: Arc<Underway>,
+    held: Arc<HeldVote>,
     newest_path: PathBuf,
 }
 
@@ -186,6 +189,7 @@ impl LogStore {
         // A process that was killed may have written what it had no time to sync. openraft takes what
         // it reads now for durable.
         files::sync(dir)?;
+        let held = Arc::new(HeldVote::new(log.log_state().vote().map(|vote| vote.0)));
         let open_chunk = log.stat().open_chunk;
         let wal = Wal {
             log,
@@ -207,6 +211,7 @@ impl LogStore {
                 read_bytes_max: options.read_bytes_max,
                 fsync_seconds,
                 underway: Arc::default(),
+                held,
                 newest_path,
             }))),
         })
@@ -232,6 +237,11 @@ impl LogStore {
     /// The fdatasyncs that are under way.
     pub(crate) fn underway(&self) -> Arc<Underway> {
         Arc::clone(&self.shared.underway)
+    }
+
+    /// The vote that this node holds.
+    pub(crate) fn held_vote(&self) -> Arc<HeldVote> {
+        Arc::clone(&self.shared.held)
     }
 
     /// Hands everything appended so far to the disk and waits until it is durable.
@@ -446,7 +456,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut wal = self.shared.lock();
             wal.check()?;
-            let segment = wal.log.save_vote(records::WalVote(VoteV1::from(*vote)))?;
+            let vote = VoteV1::from(*vote);
+            // Before it can have any effect.
+            self.shared.held.set(vote);
+            let segment = wal.log.save_vote(records::WalVote(vote))?;
             wal.appended(segment, 1);
         }
         self.sync().await

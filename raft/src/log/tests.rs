@@ -90,6 +90,7 @@ async fn entries_vote_and_committed_survive_a_restart() {
     let entries = log.try_get_log_entries(..).await.unwrap();
     assert_eq!(entries, (0..10).map(|i| entry(i, 100)).collect::<Vec<_>>());
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(3, 2)));
+    assert_eq!(Vote::from(log.held_vote().get()), Vote::new_committed(3, 2));
     assert_eq!(log.read_committed().await.unwrap(), Some(LogId::new_term_index(1, 7)));
 }
 

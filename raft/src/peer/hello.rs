@@ -19,7 +19,7 @@ use crate::peer::frame::{self, FrameReader};
 use crate::peer::socket;
 
 /// Versions of the peer protocol that this build speaks.
-pub(crate) const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u16> = 1..=1;
+pub(crate) const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u16> = 2..=2;
 
 /// A connection that does not say hello, or is not answered, within this time is dropped.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -206,20 +206,20 @@ mod tests {
         let own = Own { cluster_id: 7, node_id: 2, name: "n2" };
         let blank = Own { cluster_id: 0, node_id: 0, name: "n2" };
         let good = HelloV1::new(Lane::Append, 7, 1, "n1", 2);
-        let accepted = HelloAnswerV1::Accepted { version: 1 };
-        let version = Refusal::Version { spoken_min: 1, spoken_max: 1 };
+        let accepted = HelloAnswerV1::Accepted { version: 2 };
+        let version = Refusal::Version { spoken_min: 2, spoken_max: 2 };
         let refused = HelloAnswerV1::Refused;
         let name = || "n2".to_owned();
         let cases = [
             ("good", good.clone(), &own, accepted.clone()),
-            ("newer, still speaks 1", HelloV1 { version_max: 9, ..good.clone() }, &own, accepted.clone()),
+            ("newer, still speaks 2", HelloV1 { version_max: 9, ..good.clone() }, &own, accepted.clone()),
             (
                 "too new",
-                HelloV1 { version_min: 2, version_max: 3, ..good.clone() },
+                HelloV1 { version_min: 3, version_max: 4, ..good.clone() },
                 &own,
                 refused(version.clone()),
             ),
-            ("too old", HelloV1 { version_min: 0, version_max: 0, ..good.clone() }, &own, refused(version)),
+            ("too old", HelloV1 { version_min: 1, version_max: 1, ..good.clone() }, &own, refused(version)),
             (
                 "other cluster",
                 HelloV1 { cluster_id: 8, ..good.clone() },
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let hello = HelloV1::new(Lane::Forward, 1 << 8, 1, "a", 2);
-        let mut expected = b"\x01HEARTHPR\x01\0\x01\0\x02\0\0\0\0\x01".to_vec();
+        let mut expected = b"\x01HEARTHPR\x02\0\x02\0\x02\0\0\0\0\x01".to_vec();
         expected.extend([0; 14]);
         expected.extend(b"\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\x02\0\0\0\0\0\0\0");
         assert_eq!(codec::encode("hello", &hello).unwrap(), expected);

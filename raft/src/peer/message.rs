@@ -26,7 +26,10 @@ pub(crate) enum RequestV1<'a> {
         to: u64,
         last_log_id: Option<LogIdV1>,
     },
-    ReadIndex,
+    /// For reads that began before the asking node looked which vote it holds, and that is this one.
+    ReadIndex {
+        held: VoteV1,
+    },
     Status,
     Write {
         #[serde(with = "serde_bytes")]
@@ -43,6 +46,8 @@ pub(crate) enum RequestV1<'a> {
     },
     SnapshotEnd,
     Found(FoundV1),
+    /// Which vote the node holds.
+    HeldVote,
 }
 
 /// An answer.
@@ -61,6 +66,7 @@ pub(crate) enum ResponseV1 {
     Found(FoundAnswerV1),
     /// The request was understood and could not be answered, for this reason.
     Failed(String),
+    HeldVote(VoteV1),
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -28,6 +28,7 @@ use crate::peer::frame::{self, FrameReader};
 use crate::peer::hello::{self, Connection, HelloV1};
 use crate::peer::link::{CallError, Link};
 use crate::peer::message::{RequestV1, ResponseV1};
+use crate::read_index::Told;
 use crate::state::{SnapshotData, View, snapshot};
 use crate::types::{Member, TypeConfig, Vote};
 
@@ -50,24 +51,38 @@ pub(crate) struct Peers {
     cluster_id: u128,
     node_id: u64,
     name: String,
-    links: Mutex<HashMap<(u64, Lane, String), Arc<Link>>>,
+    /// With the address of each.
+    links: Mutex<HashMap<(u64, Lane), (String, Arc<Link>)>>,
+    pub(crate) told: Told,
 }
 
 impl Peers {
     pub(crate) fn new(cluster_id: u128, node_id: u64, name: String) -> Arc<Self> {
-        Arc::new(Self { cluster_id, node_id, name, links: Mutex::default() })
+        Arc::new(Self { cluster_id, node_id, name, links: Mutex::default(), told: Told::default() })
     }
 
     fn hello(&self, lane: Lane, to: u64) -> HelloV1 {
         HelloV1::new(lane, self.cluster_id, self.node_id, &self.name, to)
     }
 
+    /// To be called before `request` is sent.
+    fn tell(&self, request: &AppendEntriesRequest<TypeConfig>) {
+        if let Some(committed) = &request.leader_commit {
+            self.told.note(committed.index);
+        }
+    }
+
     /// The shared link to a member. A changed address gets a new one.
     pub(crate) fn link(&self, lane: Lane, to: u64, address: &str) -> Arc<Link> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Link::new(address.to_owned(), self.hello(lane, to)));
-        links.retain(|(id, of_lane, at), _| *id != to || *of_lane != lane || at == address);
-        Arc::clone(links.entry((to, lane, address.to_owned())).or_insert_with(new))
+        match links.get(&(to, lane)) {
+            Some((at, link)) if at == address => Arc::clone(link),
+            _ => {
+                let link = Arc::new(Link::new(address.to_owned(), self.hello(lane, to)));
+                links.insert((to, lane), (address.to_owned(), Arc::clone(&link)));
+                link
+            }
+        }
     }
 }
 
@@ -137,6 +152,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        self.peers.tell(&rpc);
         match self.ask_frame(|id| RequestV1::append_frame(id, &rpc), option.soft_ttl()).await? {
             ResponseV1::Append(result) => Ok(result.into()),
             other => Err(network(format!("unexpected answer to a heartbeat: {other:?}"))),
@@ -153,7 +169,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     {
         Box::pin(async move {
             let connection = self.connect(Lane::Append).await?;
-            let session = Session::start(connection, input);
+            let session = Session::start(Arc::clone(&self.peers), connection, input);
             let timed_out = self.timed_out(RPCTypes::AppendEntries, PROGRESS_TIMEOUT);
             let answers = futures_util::stream::unfold(Some(session), move |session| {
                 let timed_out = timed_out.clone();
@@ -257,7 +273,7 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn start<S>(connection: Connection, mut input: S) -> Self
+    fn start<S>(peers: Arc<Peers>, connection: Connection, mut input: S) -> Self
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
@@ -265,6 +281,7 @@ impl Session {
         let (tokens, unanswered) = mpsc::channel(PIPELINE);
         let write = tokio::spawn(async move {
             while let Some(request) = input.next().await {
+                peers.tell(&request);
                 let frame = match RequestV1::append_frame(0, &request) {
                     Ok(frame) => frame,
                     Err(error) => {

@@ -18,6 +18,7 @@ use crate::background;
 use crate::codec;
 use crate::identity::Identity;
 use crate::local::Local;
+use crate::log::HeldVote;
 use crate::peer::frame::{self, Frame, FrameReader};
 use crate::peer::hello::{HELLO_TIMEOUT, HelloAnswerV1, HelloV1, Own};
 use crate::peer::message::{FoundAnswerV1, RequestV1, ResponseV1, snapshot_meta, transfer_request};
@@ -115,6 +116,7 @@ pub(crate) async fn greet(
 pub(crate) struct Service {
     pub(crate) identity: Identity,
     pub(crate) local: Arc<Local>,
+    pub(crate) held: Arc<HeldVote>,
     /// Where snapshots are received.
     pub(crate) checkpoints: Arc<Checkpoints>,
     /// Held while one is received: two at once would take twice the memory. Held across awaits.
@@ -125,7 +127,7 @@ impl Service {
     async fn serve_connection(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
         let Some((hello, reader, writer)) = greet(stream, &self.identity.own()).await? else { return Ok(()) };
         match hello.lane {
-            Lane::Vital | Lane::Found => self.answer_questions(reader, writer).await,
+            Lane::Vital | Lane::Found => self.answer_questions(hello.from, reader, writer).await,
             Lane::Forward => self.take_writes(reader, writer).await,
             Lane::Append => self.follow(reader, writer).await,
             Lane::Snapshot => self.receive_snapshot(reader, writer).await,
@@ -181,6 +183,7 @@ impl Service {
     /// Many questions in flight, answered as they are done.
     async fn answer_questions(
         self: Arc<Self>,
+        from: u64,
         mut reader: FrameReader<OwnedReadHalf>,
         mut writer: OwnedWriteHalf,
     ) -> io::Result<()> {
@@ -197,6 +200,11 @@ impl Service {
         let read = async move {
             let room = Arc::new(Semaphore::new(QUESTIONS_MAX));
             while let Some(frame) = reader.next().await? {
+                if let Some(response) = self.answer_at_once(from, &frame)? {
+                    // The writing side ends together with this one.
+                    drop(answers.send(frame::encode("response", frame.id, &response)?).await);
+                    continue;
+                }
                 let permit = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
                 let (service, answers) = (Arc::clone(&self), answers.clone());
                 tokio::spawn(async move {
@@ -216,6 +224,17 @@ impl Service {
             io::Result::Ok(())
         };
         tokio::try_join!(read, write).map(|_| ())
+    }
+
+    /// What reads wait for is answered without a task of its own, when nobody else has to be asked.
+    fn answer_at_once(&self, from: u64, frame: &Frame) -> io::Result<Option<ResponseV1>> {
+        Ok(match codec::decode::<RequestV1<'_>>("request", &frame.body)? {
+            RequestV1::HeldVote => Some(ResponseV1::HeldVote(self.held.get())),
+            RequestV1::ReadIndex { held } => {
+                self.local.read_index.seconded(from, held).map(|index| ResponseV1::ReadIndex(Ok(index)))
+            }
+            _ => None,
+        })
     }
 
     async fn answer(&self, frame: Frame) -> io::Result<ResponseV1> {
@@ -238,7 +257,8 @@ impl Service {
                     .map_err(io::Error::other)?;
                 ResponseV1::TransferLeader
             }
-            RequestV1::ReadIndex => ResponseV1::ReadIndex(self.local.read_index().await),
+            RequestV1::ReadIndex { .. } => ResponseV1::ReadIndex(self.local.read_index.get().await),
+            RequestV1::HeldVote => ResponseV1::HeldVote(self.held.get()),
             RequestV1::Status => ResponseV1::Status(Box::new(self.local.status())),
             RequestV1::Found(_) => {
                 ResponseV1::Found(FoundAnswerV1::Member { cluster_id: self.identity.cluster_id })

@@ -121,6 +121,9 @@ impl Published {
     /// The first view that includes log index `index`. Waits without a bound: the caller has one.
     pub(crate) async fn view_at(&self, index: u64) -> View {
         self.want();
+        if self.applied_index() >= index {
+            return self.view();
+        }
         let mut applied = self.0.applied_index.subscribe();
         // The sender lives in `self`.
         drop(applied.wait_for(|applied| *applied >= index).await);

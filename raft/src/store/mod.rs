@@ -48,6 +48,7 @@ use crate::peer::hello::{self, ConnectError, HelloV1, Refusal};
 use crate::peer::message::{WriteRefusalV1, WrittenV1};
 use crate::peer::network::{Factory, Peers};
 use crate::peer::server::{self, Service};
+use crate::read_index::ReadIndex;
 use crate::state::checkpoint::Checkpoints;
 use crate::state::history::HistoryLimits;
 use crate::state::{Published, StateMachine, View, Watches};
@@ -141,11 +142,15 @@ impl Store {
             request_timeout: options.request_timeout,
         };
         let stall = Stall::new(log.underway(), options.stall_timeout);
+        let held = log.held_vote();
+        let read_index =
+            ReadIndex::new(raft.clone(), Arc::clone(&held), Arc::clone(&peers), published.clone());
         let local = Local::new(
             raft.clone(),
             published.clone(),
             limits,
             metrics,
+            read_index,
             Arc::clone(&disk),
             stall.clone(),
             options.http_advertise.clone(),
@@ -160,6 +165,7 @@ impl Store {
         let service = Arc::new(Service {
             identity: identity.clone(),
             local: Arc::clone(&local),
+            held: Arc::clone(&held),
             checkpoints: Arc::clone(&checkpoints),
             receiving: tokio::sync::Mutex::new(()),
         });
@@ -181,7 +187,7 @@ impl Store {
             options.clone(),
         )));
 
-        let routes = Arc::new(Routes { leadership, local, peers });
+        let routes = Arc::new(Routes { leadership, local, peers, held });
         let reads = Arc::new(Reads::new(Arc::clone(&routes), published.clone()));
         let (failing, failure) = watch::channel(None);
         tasks.push(tokio::spawn(tasks::watch_failure(raft.clone(), failing)));

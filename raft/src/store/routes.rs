@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::command::Command;
 use crate::local::Local;
+use crate::log::HeldVote;
 use crate::metrics::RaftGauges;
 use crate::peer::Lane;
 use crate::peer::link::CallError;
@@ -42,6 +43,7 @@ pub(super) struct Routes {
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) local: Arc<Local>,
     pub(super) peers: Arc<Peers>,
+    pub(super) held: Arc<HeldVote>,
 }
 
 impl Routes {
@@ -81,12 +83,12 @@ impl Routes {
     pub(super) async fn read_index_once(&self) -> Result<u64, ()> {
         let leadership = self.leadership.borrow().clone();
         let (id, member) = match leadership.leader {
-            _ if leadership.here => return self.local.read_index().await.map_err(|_| ()),
+            _ if leadership.here => return self.local.read_index.get().await.map_err(|_| ()),
             Some(leader) => leader,
             None => return Err(()),
         };
         let link = self.peers.link(Lane::Vital, id, &member.peer);
-        match link.call(&RequestV1::ReadIndex, READ_INDEX_TIMEOUT).await {
+        match link.call(&RequestV1::ReadIndex { held: self.held.get() }, READ_INDEX_TIMEOUT).await {
             Ok(ResponseV1::ReadIndex(Ok(index))) => Ok(index),
             refused => {
                 tracing::debug!(leader = %member, ?refused, "no read index");

@@ -41,7 +41,7 @@ fn requests() -> Vec<RequestV1<'static>> {
             entries: vec![entry(0, b""), entry(1, b"a command")],
         }),
         RequestV1::TransferLeader { from: VOTE, to: 1, last_log_id: ID },
-        RequestV1::ReadIndex,
+        RequestV1::ReadIndex { held: VOTE },
         RequestV1::Status,
         RequestV1::Write { command: b"a command" },
         RequestV1::SnapshotBegin { vote: VOTE, last_log_id: ID, membership },
@@ -49,6 +49,7 @@ fn requests() -> Vec<RequestV1<'static>> {
         RequestV1::SnapshotEnd,
         RequestV1::Found(FoundV1 { cluster_id: None, members: members.clone() }),
         RequestV1::Found(FoundV1 { cluster_id: Some(7), members }),
+        RequestV1::HeldVote,
     ]
 }
 
@@ -119,6 +120,7 @@ fn responses() -> Vec<ResponseV1> {
         ResponseV1::Found(FoundAnswerV1::Member { cluster_id: 258 }),
         ResponseV1::Found(FoundAnswerV1::OtherList("a=h:1".into())),
         ResponseV1::Failed("why".into()),
+        ResponseV1::HeldVote(VOTE),
     ]
 }
 
@@ -130,7 +132,7 @@ fn hellos() -> Vec<HelloV1> {
 fn answers() -> Vec<HelloAnswerV1> {
     let refused = HelloAnswerV1::Refused;
     vec![
-        HelloAnswerV1::Accepted { version: 1 },
+        HelloAnswerV1::Accepted { version: 2 },
         refused(Refusal::NotHearth),
         refused(Refusal::Version { spoken_min: 1, spoken_max: 2 }),
         refused(Refusal::OtherCluster { cluster_id: 258 }),
@@ -146,7 +148,7 @@ fn request_name(request: &RequestV1<'_>) -> &'static str {
         RequestV1::PreVote(_) => "pre-vote",
         RequestV1::Append(_) => "append",
         RequestV1::TransferLeader { .. } => "transfer leader",
-        RequestV1::ReadIndex => "read index",
+        RequestV1::ReadIndex { .. } => "read index",
         RequestV1::Status => "status",
         RequestV1::Write { .. } => "write",
         RequestV1::SnapshotBegin { .. } => "snapshot begin",
@@ -154,6 +156,7 @@ fn request_name(request: &RequestV1<'_>) -> &'static str {
         RequestV1::SnapshotEnd => "snapshot end",
         RequestV1::Found(FoundV1 { cluster_id: None, .. }) => "found, question",
         RequestV1::Found(FoundV1 { cluster_id: Some(_), .. }) => "found, order",
+        RequestV1::HeldVote => "held vote",
     }
 }
 
@@ -204,6 +207,7 @@ fn response_name(response: &ResponseV1) -> &'static str {
             FoundAnswerV1::OtherList(_) => "found other list",
         },
         ResponseV1::Failed(_) => "failed",
+        ResponseV1::HeldVote(_) => "held vote",
     }
 }
 
