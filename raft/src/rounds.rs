@@ -1,14 +1,17 @@
 //! Group commit end to end: commands that wait go to Raft together.
 //!
 //! A *round* is what is proposed at once: one append to the log, one message to each follower, one
-//! fsync on each node, one applied batch. Its fixed costs, above all three fsyncs, are shared by its
-//! commands. So only [`ROUNDS`] rounds are in flight: while one is on its way to the disks, the next one
-//! gathers everything that arrives meanwhile. A command that finds a free round waits only for those that
-//! are ready at the same moment, and no timer is involved: the slower the disks, the larger the rounds.
+//! fsync on each node, one applied batch. Its fixed costs, above all three fsyncs and the wake-ups of a
+//! dozen tasks, are shared by its commands. So only [`ROUNDS`] rounds are in flight, and the second
+//! begins only with as many commands as the first one carries: else the few whose answers came first would
+//! take a round for themselves again and again. A command that finds no round in flight waits only for
+//! those that are ready at the same moment, and no timer is involved: the slower the disks, the larger
+//! the rounds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
 use crate::clock::Clock;
 use crate::proposal::Proposal;
@@ -26,24 +29,73 @@ pub(crate) struct Rounds {
     waiting: mpsc::UnboundedSender<Proposal>,
 }
 
+/// What is proposed and not yet answered.
+#[derive(Default)]
+struct InFlight {
+    rounds: AtomicUsize,
+    commands: AtomicUsize,
+    /// Notified when a round ended.
+    ended: Notify,
+}
+
+impl InFlight {
+    /// Whether a round of `commands` may begin.
+    fn lets_go(&self, commands: usize) -> bool {
+        match self.rounds.load(Ordering::Acquire) {
+            0 => true,
+            rounds => {
+                rounds < ROUNDS && commands >= self.commands.load(Ordering::Acquire).min(ROUND_COMMANDS_MAX)
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, commands: usize) -> Arc<Round> {
+        self.rounds.fetch_add(1, Ordering::AcqRel);
+        self.commands.fetch_add(commands, Ordering::AcqRel);
+        Arc::new(Round { of: Arc::clone(self), commands })
+    }
+}
+
+/// Held by every command of a round until it is answered; the last one ends it.
+struct Round {
+    of: Arc<InFlight>,
+    commands: usize,
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        self.of.commands.fetch_sub(self.commands, Ordering::AcqRel);
+        self.of.rounds.fetch_sub(1, Ordering::AcqRel);
+        self.of.ended.notify_one();
+    }
+}
+
 impl Rounds {
     /// Starts the task that gathers rounds; it ends with this handle.
     pub(crate) fn new(raft: Raft, clock: Arc<Clock>) -> Self {
         let (waiting, mut queue) = mpsc::unbounded_channel::<Proposal>();
-        let rounds = Arc::new(Semaphore::new(ROUNDS));
+        let in_flight = Arc::new(InFlight::default());
         tokio::spawn(async move {
             let mut gathered = Vec::new();
             while let Some(first) = queue.recv().await {
-                let Ok(round) = Arc::clone(&rounds).acquire_owned().await else { return };
-                // A frame of another node holds many, and connections are read one after the other:
-                // whoever is ready by now goes along. Else the first would take the round for itself.
-                tokio::task::yield_now().await;
                 gathered.push(first);
-                while gathered.len() < ROUND_COMMANDS_MAX {
-                    let Ok(next) = queue.try_recv() else { break };
-                    gathered.push(next);
+                // A frame of another node holds many, and connections are read one after the other:
+                // whoever is ready by now goes along.
+                tokio::task::yield_now().await;
+                loop {
+                    while gathered.len() < ROUND_COMMANDS_MAX {
+                        let Ok(next) = queue.try_recv() else { break };
+                        gathered.push(next);
+                    }
+                    if in_flight.lets_go(gathered.len()) {
+                        break;
+                    }
+                    tokio::select! {
+                        () = in_flight.ended.notified() => {}
+                        Some(next) = queue.recv(), if gathered.len() < ROUND_COMMANDS_MAX => gathered.push(next),
+                    }
                 }
-                let round = Arc::new(round);
+                let round = in_flight.begin(gathered.len());
                 for proposal in gathered.drain(..) {
                     submit(&raft, &clock, proposal, Arc::clone(&round)).await;
                 }
@@ -60,7 +112,7 @@ impl Rounds {
 }
 
 /// The round ends when the last of its commands is answered.
-async fn submit(raft: &Raft, clock: &Clock, proposal: Proposal, round: Arc<OwnedSemaphorePermit>) {
+async fn submit(raft: &Raft, clock: &Clock, proposal: Proposal, round: Arc<Round>) {
     if let Some((command, responder)) = proposal.propose(round) {
         // When the Raft core is down it drops the responder, which answers.
         drop(raft.client_write_ff(command.stamped(clock.now_ms()), Some(responder)).await);
