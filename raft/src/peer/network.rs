@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::stream_append_sequential;
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
@@ -78,7 +79,11 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        Peer { peers: Arc::clone(&self.0), target, address: node.peer.clone() }
+        Peer { peers: Arc::clone(&self.0), target, address: node.peer.clone(), appends: Appends::Entries }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Peer {
+        Peer { appends: Appends::Heartbeats, ..self.new_client(target, node).await }
     }
 }
 
@@ -88,6 +93,16 @@ pub(crate) struct Peer {
     peers: Arc<Peers>,
     target: u64,
     address: String,
+    appends: Appends,
+}
+
+/// What openraft appends through a [`Peer`]: it asks for a stream for either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Appends {
+    /// Log entries, pipelined, on a connection of their own.
+    Entries,
+    /// One request without entries at a time, on the vital link.
+    Heartbeats,
 }
 
 type RpcError = RPCError<TypeConfig>;
@@ -131,7 +146,7 @@ impl Peer {
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotData;
 
-    /// Heartbeats; entries go through [`RaftNetworkV2::stream_append`].
+    /// Heartbeats, and what confirms leadership for a read index; both without entries.
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
@@ -145,17 +160,26 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
-        _option: RPCOption,
+        mut input: S,
+        option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        if self.appends == Appends::Heartbeats {
+            return stream_append_sequential(self, input, option);
+        }
         Box::pin(async move {
+            // Before the connection: openraft waits out its backoff within this, and without it would try a
+            // node that is down a thousand times a second.
+            let Some(first) = input.next().await else {
+                let nothing: BoxStream<'s, _> = Box::pin(stream::empty());
+                return Ok(nothing);
+            };
             let connection = self.connect(Lane::Append).await?;
-            let session = Session::start(connection, input);
+            let session = Session::start(connection, stream::iter([first]).chain(input));
             let timed_out = self.timed_out(RPCTypes::AppendEntries, PROGRESS_TIMEOUT);
-            let answers = futures_util::stream::unfold(Some(session), move |session| {
+            let answers = stream::unfold(Some(session), move |session| {
                 let timed_out = timed_out.clone();
                 async move {
                     let mut session = session?;
@@ -363,3 +387,6 @@ impl io::Write for ChunkSender {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
