@@ -132,11 +132,14 @@ fn log_config(settings: &Settings) -> LogConfig {
     }
 }
 
-/// A bare level means Hearth's own lines; libraries then only speak up when something is wrong.
+/// A bare level means Hearth's own lines; libraries then only speak up when something is wrong. What openraft
+/// warns of is each attempt that it will make again: hearth_raft says when a peer is lost and when it is back.
 /// Anything else is taken as directives, as it is.
 fn log_directives(level: &str) -> String {
     match level.parse::<tracing::Level>() {
-        Ok(_) => format!("warn,hearth_node={level},hearth_raft={level},hearth_monitoring={level}"),
+        Ok(_) => {
+            format!("warn,openraft=error,hearth_node={level},hearth_raft={level},hearth_monitoring={level}")
+        }
         Err(_) => level.to_owned(),
     }
 }

@@ -29,6 +29,7 @@ use crate::peer::frame::{self, FrameReader};
 use crate::peer::hello::{self, Connection, HelloV1};
 use crate::peer::link::{CallError, Link};
 use crate::peer::message::{RequestV1, ResponseV1};
+use crate::peer::reach::Reach;
 use crate::state::{SnapshotData, View, snapshot};
 use crate::types::{Member, TypeConfig, Vote};
 
@@ -52,11 +53,13 @@ pub(crate) struct Peers {
     node_id: u64,
     name: String,
     links: Mutex<HashMap<(u64, Lane, String), Arc<Link>>>,
+    /// How the attempts of Raft to reach each member go.
+    reaches: Mutex<HashMap<u64, Arc<Reach>>>,
 }
 
 impl Peers {
     pub(crate) fn new(cluster_id: u128, node_id: u64, name: String) -> Arc<Self> {
-        Arc::new(Self { cluster_id, node_id, name, links: Mutex::default() })
+        Arc::new(Self { cluster_id, node_id, name, links: Mutex::default(), reaches: Mutex::default() })
     }
 
     fn hello(&self, lane: Lane, to: u64) -> HelloV1 {
@@ -70,6 +73,17 @@ impl Peers {
         links.retain(|(id, of_lane, at), _| *id != to || *of_lane != lane || at == address);
         Arc::clone(links.entry((to, lane, address.to_owned())).or_insert_with(new))
     }
+
+    /// A member that has changed begins anew.
+    fn reach(&self, id: u64, member: &Member) -> Arc<Reach> {
+        let mut reaches = self.reaches.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Reach::new(member.clone()));
+        let reach = reaches.entry(id).or_insert_with(new);
+        if reach.member != *member {
+            *reach = new();
+        }
+        Arc::clone(reach)
+    }
 }
 
 /// Hands openraft a [`Peer`] for each target and purpose.
@@ -79,7 +93,8 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        Peer { peers: Arc::clone(&self.0), target, address: node.peer.clone(), appends: Appends::Entries }
+        let reach = self.0.reach(target, node);
+        Peer { peers: Arc::clone(&self.0), target, reach, appends: Appends::Entries }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Peer {
@@ -92,7 +107,7 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
 pub(crate) struct Peer {
     peers: Arc<Peers>,
     target: u64,
-    address: String,
+    reach: Arc<Reach>,
     appends: Appends,
 }
 
@@ -125,13 +140,22 @@ impl Peer {
         encode: impl FnOnce(u64) -> io::Result<Bytes>,
         timeout: Duration,
     ) -> Result<ResponseV1, RpcError> {
-        let link = self.peers.link(Lane::Vital, self.target, &self.address);
-        match link.call_frame(encode, timeout).await {
+        let link = self.peers.link(Lane::Vital, self.target, self.address());
+        let answer = match link.call_frame(encode, timeout).await {
             Ok(ResponseV1::Failed(reason)) => Err(network(reason)),
             Ok(response) => Ok(response),
             Err(CallError::NotSent(reason)) => Err(unreachable(reason)),
             Err(CallError::Unanswered(reason)) => Err(network(reason)),
+        };
+        match &answer {
+            Ok(_) => self.reach.answered(Lane::Vital),
+            Err(error) => self.reach.failed(Lane::Vital, error),
         }
+        answer
+    }
+
+    fn address(&self) -> &str {
+        &self.reach.member.peer
     }
 
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
@@ -139,7 +163,11 @@ impl Peer {
     }
 
     async fn connect(&self, lane: Lane) -> Result<Connection, RpcError> {
-        hello::connect(&self.address, &self.peers.hello(lane, self.target)).await.map_err(unreachable)
+        let connected = hello::connect(self.address(), &self.peers.hello(lane, self.target)).await;
+        connected.map_err(|error| {
+            self.reach.failed(lane, &error);
+            unreachable(error)
+        })
     }
 }
 
@@ -178,15 +206,22 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             };
             let connection = self.connect(Lane::Append).await?;
             let session = Session::start(connection, stream::iter([first]).chain(input));
+            let reach = Arc::clone(&self.reach);
             let timed_out = self.timed_out(RPCTypes::AppendEntries, PROGRESS_TIMEOUT);
             let answers = stream::unfold(Some(session), move |session| {
-                let timed_out = timed_out.clone();
+                let (timed_out, reach) = (timed_out.clone(), Arc::clone(&reach));
                 async move {
                     let mut session = session?;
                     match session.answer(timed_out).await {
                         Ok(None) => None,
-                        Ok(Some(answer)) => Some((Ok(answer), Some(session))),
-                        Err(error) => Some((Err(error), None)),
+                        Ok(Some(answer)) => {
+                            reach.answered(Lane::Append);
+                            Some((Ok(answer), Some(session)))
+                        }
+                        Err(error) => {
+                            reach.failed(Lane::Append, &error);
+                            Some((Err(error), None))
+                        }
                     }
                 }
             });
@@ -237,6 +272,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = send_snapshot(&mut connection, vote, view) => {
+                match &sent {
+                    Ok(_) => self.reach.answered(Lane::Snapshot),
+                    Err(error) => tracing::warn!(peer = %self.reach.member, %error, "a snapshot was not sent"),
+                }
                 sent.map_err(|error| StreamingError::Network(NetworkError::from_string(error)))
             }
         }
