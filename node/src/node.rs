@@ -81,7 +81,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     if tokio::time::timeout(settings.stop_timeout, serving).await.is_err() {
         tracing::warn!("requests are still in progress after stop_timeout; they are cut off");
     }
-    store.close().await;
+    if let Err(error) = store.close(settings.stop_timeout).await {
+        tracing::error!(%error, "this process ends without closing the store; the next start takes what is in the log");
+        // What is written so far, then the end: to drop the store, or the runtime, waits for the disk too.
+        drop(log_guard);
+        std::process::exit(1);
+    }
     tracing::info!("stopped");
     Ok(code)
 }
