@@ -69,7 +69,8 @@ impl Process {
     fn stands_still(&self) -> Result<bool> {
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid.as_raw_nonzero()))? {
             // The state follows the name, which may contain anything but is in parentheses.
-            let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+            // A thread that has ended meanwhile stands still too.
+            let Ok(stat) = std::fs::read_to_string(thread?.path().join("stat")) else { continue };
             if stat.rsplit_once(") ").is_none_or(|(_, fields)| !fields.starts_with('T')) {
                 return Ok(false);
             }

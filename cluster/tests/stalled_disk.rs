@@ -7,6 +7,7 @@ use hearth_cluster::http::{Client, Outcome};
 use hearth_cluster::volume::Volume;
 use hearth_cluster::workload::Workload;
 use hearth_cluster::{Cluster, Options, wait};
+use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 const BOUND: Duration = Duration::from_secs(60);
@@ -76,6 +77,45 @@ async fn a_leader_whose_disk_hangs_hands_over_and_nothing_is_lost() {
     }
     let log = std::fs::read_to_string(&cluster.node(leader).log).unwrap();
     assert!(log.contains("the disk stalls: handing leadership over"), "not a word in the log");
+}
+
+/// A node that is to stop does not wait for a disk that hangs: it says so and ends, and nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disk_hangs_stops_all_the_same() {
+    let probe = tempfile::tempdir().unwrap();
+    if let Err(error) = Volume::mount_disk(&probe.path().join("probe"), 8 * MIB) {
+        println!("skipped: {error:#}");
+        return;
+    }
+    let flags = ["--storage-disk-free-min=8MiB", "--stop-timeout=2s"].map(str::to_owned).to_vec();
+    let options = Options { nodes: 1, flags, disk_bytes: Some(128 * MIB), ..Options::default() };
+    let mut cluster = Cluster::start(options).await.unwrap();
+    let client = cluster.node(0).client.clone();
+    let writes = Workload::start(std::slice::from_ref(&client), 2, "stop");
+    writes.wait_acknowledged(&[0], 20, BOUND).await.unwrap();
+    let mut frozen = cluster.node(0).volume.as_ref().unwrap().freeze(FROZEN_MAX).unwrap();
+    wait_unready(&client).await.unwrap();
+
+    let begun = Instant::now();
+    cluster.node(0).process().unwrap().signal(Signal::TERM).unwrap();
+    let log = cluster.node(0).log.clone();
+    let said = wait::until(BOUND, "the node says that it does not wait", async || {
+        let log = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
+        match log.lines().find(|line| line.contains("the store did not close within 2s")) {
+            Some(line) => Ok(line.to_owned()),
+            None => Err(log),
+        }
+    });
+    let said = said.await.unwrap();
+    println!("{} ms after SIGTERM: {said}", begun.elapsed().as_millis());
+    assert!(!frozen.is_over().unwrap(), "the machine is too slow for this test");
+    // A thread that waits in the kernel for the disk ends with it.
+    drop(frozen);
+    assert_eq!(cluster.wait_stopped(0).await.unwrap().code(), Some(1));
+
+    let ledger = writes.stop().await.unwrap();
+    cluster.restart(0).await.unwrap();
+    ledger.check(&client).await.unwrap();
 }
 
 /// Waits until a node says that its disk hangs.

@@ -81,7 +81,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     if tokio::time::timeout(settings.stop_timeout, serving).await.is_err() {
         tracing::warn!("requests are still in progress after stop_timeout; they are cut off");
     }
-    store.close().await;
+    if let Err(error) = store.close(settings.stop_timeout).await {
+        tracing::error!(%error, "this process ends without closing the store; the next start takes what is in the log");
+        // What is written so far, then the end: to drop the store, or the runtime, waits for the disk too.
+        drop(log_guard);
+        std::process::exit(1);
+    }
     tracing::info!("stopped");
     Ok(code)
 }
@@ -132,11 +137,14 @@ fn log_config(settings: &Settings) -> LogConfig {
     }
 }
 
-/// A bare level means Hearth's own lines; libraries then only speak up when something is wrong.
+/// A bare level means Hearth's own lines; libraries then only speak up when something is wrong. What openraft
+/// warns of is each attempt that it will make again: hearth_raft says when a peer is lost and when it is back.
 /// Anything else is taken as directives, as it is.
 fn log_directives(level: &str) -> String {
     match level.parse::<tracing::Level>() {
-        Ok(_) => format!("warn,hearth_node={level},hearth_raft={level},hearth_monitoring={level}"),
+        Ok(_) => {
+            format!("warn,openraft=error,hearth_node={level},hearth_raft={level},hearth_monitoring={level}")
+        }
         Err(_) => level.to_owned(),
     }
 }

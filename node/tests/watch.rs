@@ -101,7 +101,8 @@ fn a_slow_reader_gets_an_overflow() {
     let last = *values(&rest, "id: ").last().unwrap();
     let data = values(&rest, "data: {\"code\":\"overflow\"").pop().unwrap();
     assert!(data.ends_with(&format!("\"resume_after\":\"{last}\"}}")), "{data} behind {last}");
-    wait_for_metric(&node, "hearth_watch_dropped_total 1");
+    wait_for_metric(&node, "hearth_watch_dropped_total{reason=\"overflow\"} 1");
+    wait_for_metric(&node, "hearth_watch_dropped_total{reason=\"write_timeout\"} 0");
     wait_for_metric(&node, "hearth_watch_streams 0");
     // That is too old here; what it names is not.
     let gone = node.get(&format!("/v1/watch?after={last}"));
@@ -123,6 +124,8 @@ fn a_blocked_client_is_cut_off() {
         put(&node, &format!("k{number}"), 512 * 1024);
     }
     wait_for_metric(&node, "hearth_watch_streams 1");
+    wait_for_metric(&node, "hearth_watch_dropped_total{reason=\"write_timeout\"} 1");
+    wait_for_metric(&node, "hearth_watch_dropped_total{reason=\"overflow\"} 0");
     put(&node, "last", 1);
     assert!(until(&mut healthy, Some("\n\n")).contains("\"key\":\"last\""));
 }

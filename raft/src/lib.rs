@@ -61,7 +61,7 @@ pub use command::{
 pub use identity::{DataDirError, Identity};
 pub use state::{AgeList, Change, Event, EventId, Record, State, View, Watched, Watcher};
 pub use store::{
-    MemberReport, MemberStatus, OpenError, ReadError, Standing, Store, StoreOptions, WatchError, WriteError,
-    Written,
+    CloseError, MemberReport, MemberStatus, OpenError, ReadError, Standing, Store, StoreOptions, WatchError,
+    WriteError, Written,
 };
 pub use types::Member;

@@ -31,12 +31,12 @@ pub(crate) fn write<const N: usize>(path: &Path, magic: &[u8; 8], numbers: [u64;
 /// Reads the marker at `path`; `None` when there is none.
 ///
 /// # Errors
-/// `InvalidData` naming the path when it is not such a marker, or damaged.
+/// `InvalidData` when it is not such a marker, or damaged; else what the file system says. Each names the path.
 pub(crate) fn read<const N: usize>(path: &Path, magic: &[u8; 8]) -> io::Result<Option<[u64; N]>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
     };
     parse(&bytes, magic).map(Some).ok_or_else(|| {
         let reason = format!("{}: it is damaged, or a newer Hearth wrote it", path.display());
@@ -76,6 +76,8 @@ mod tests {
         assert_eq!(good[..24], *b"HEARTH?\x01\x03\0\0\0\0\0\0\0\x02\x01\0\0\0\0\0\0");
         assert_eq!(good[24..], crc32fast::hash(&good[..24]).to_le_bytes());
         assert!(read::<2>(&path, b"HEARTH!\x01").is_err());
+        let error = read::<2>(dir.path(), MAGIC).unwrap_err().to_string();
+        assert!(error.starts_with(&dir.path().display().to_string()), "{error}");
         assert!(read::<1>(&path, MAGIC).is_err());
         for at in 0..good.len() {
             let mut flipped = good.clone();

@@ -51,7 +51,7 @@ async fn open_with(data_dir: &Path, registry: &Registry) -> Result<Store, OpenEr
 
 async fn close(store: Store) {
     store.hand_over().await;
-    store.close().await;
+    store.close(Duration::from_secs(60)).await.unwrap();
 }
 
 async fn write(store: &Store, keys: std::ops::Range<usize>) {

@@ -43,7 +43,7 @@ fn options(dir: &Path, peer: String) -> StoreOptions {
 
 async fn close(store: Store) {
     store.hand_over().await;
-    store.close().await;
+    store.close(Duration::from_secs(60)).await.unwrap();
 }
 
 async fn open(dir: &Path) -> Result<(Store, Registry), OpenError> {

@@ -327,11 +327,12 @@ async fn a_lost_write_stays_unknown_when_nobody_can_tell_what_became_of_it() {
 #[tokio::test]
 async fn a_node_that_is_not_there_yet_may_be_waited_for() {
     let endpoint = closed_endpoint().await;
-    let late = endpoint.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        Responder::start_on(&late.to_string(), vec![json(WRITTEN)]).await;
-    });
     let options = Options { unreachable_timeout: Duration::from_secs(8), ..Options::default() };
-    put_once(&[&endpoint], options).await.unwrap();
+    let endpoints = [&endpoint];
+    let mut waiting = std::pin::pin!(put_once(&endpoints, options));
+    // Without that time it would have failed by now, several times.
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut waiting).await.is_err(), "it gave up");
+    let late = Responder::start_on(&endpoint.to_string(), vec![json(WRITTEN)]).await;
+    waiting.await.unwrap();
+    assert_eq!(late.lines().len(), 1);
 }

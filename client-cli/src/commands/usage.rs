@@ -31,7 +31,9 @@ fn message(error: &Error) -> String {
     let what = what.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
     let lines = || text.lines().map(str::trim);
-    let tip = lines().find_map(|line| line.strip_prefix("tip: ")).map(str::to_owned);
+    // Not how to pass as a value what was hardly meant as one.
+    let tip = lines().filter_map(|line| line.strip_prefix("tip: ")).find(|tip| !tip.starts_with("to pass "));
+    let tip = tip.map(str::to_owned);
     let command = lines().find_map(|line| line.strip_prefix("Usage: ")).map(|usage| {
         // The words before the first placeholder.
         let words = usage.split(' ').take_while(|word| word.starts_with(|first: char| first.is_alphabetic()));
@@ -59,6 +61,10 @@ mod tests {
             (
                 "kv put k v --tll 3s",
                 "hearth: unexpected argument '--tll' found\n  hint: a similar argument exists: '--ttl'\n",
+            ),
+            (
+                "kv get k --idempotency-key x",
+                "hearth: unexpected argument '--idempotency-key' found\n  hint: see `hearth kv get --help`\n",
             ),
             (
                 "kv put k v --ttl soon",

@@ -1,5 +1,6 @@
 //! Every answer there is, and every way to get none, for each kind of request.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,44 +11,29 @@ use crate::error::{Outcome, Problem};
 
 const SECOND: Option<Duration> = Some(Duration::from_secs(1));
 
-/// The problems of `node/src/http/problem.rs`: status, code, whether it is retryable, its outcome, and
-/// whether it comes with `Retry-After`.
-const PROBLEMS: [(u16, &str, bool, Outcome, bool); 31] = {
-    use Outcome::{NotApplied, Unknown};
-    [
-        (400, "invalid_request", false, NotApplied, false),
-        (400, "invalid_key", false, NotApplied, false),
-        (400, "invalid_name", false, NotApplied, false),
-        (400, "invalid_age", false, NotApplied, false),
-        (400, "invalid_body", false, NotApplied, false),
-        (400, "invalid_parameter", false, NotApplied, false),
-        (400, "invalid_header", false, NotApplied, false),
-        (401, "unauthorized", false, NotApplied, false),
-        (404, "key_not_found", false, NotApplied, false),
-        (404, "not_found", false, NotApplied, false),
-        (405, "method_not_allowed", false, NotApplied, false),
-        (408, "client_timeout", true, NotApplied, false),
-        (409, "not_an_integer", false, NotApplied, false),
-        (409, "integer_overflow", false, NotApplied, false),
-        (410, "compacted", false, NotApplied, false),
-        (412, "precondition_failed", false, NotApplied, false),
-        (413, "body_too_large", false, NotApplied, false),
-        (413, "result_too_large", false, NotApplied, false),
-        (413, "prefix_too_large", false, NotApplied, false),
-        (414, "key_too_long", false, NotApplied, false),
-        (414, "uri_too_long", false, NotApplied, false),
-        (422, "idempotency_key_reused", false, NotApplied, false),
-        (429, "overloaded", true, NotApplied, true),
-        (431, "headers_too_large", false, NotApplied, false),
-        (500, "internal", false, NotApplied, false),
-        (502, "program_failed", true, NotApplied, false),
-        (503, "no_leader", true, NotApplied, true),
-        (503, "revision_not_reached", true, NotApplied, true),
-        (504, "outcome_unknown", false, Unknown, false),
-        (504, "program_timeout", true, NotApplied, false),
-        (507, "storage_full", true, NotApplied, false),
-    ]
-};
+/// Every code of the API, as `x-codes` in `/openapi.json` has them: `cluster/tests/error_codes.rs` compares them.
+const CODES: &str = include_str!("codes.json");
+
+#[derive(serde::Deserialize)]
+struct Described {
+    status: u16,
+    retryable: bool,
+    outcome: Outcome,
+    retry_after: bool,
+}
+
+/// A problem for each code, and for one that a proxy may answer with.
+fn problems() -> Vec<Problem> {
+    let mut codes: BTreeMap<String, Described> = serde_json::from_str(CODES).unwrap();
+    let refused =
+        Described { status: 401, retryable: false, outcome: Outcome::NotApplied, retry_after: false };
+    codes.insert("unauthorized".to_owned(), refused);
+    assert!(codes.len() > 25);
+    codes
+        .iter()
+        .map(|(code, as_is)| problem(as_is.status, code, as_is.retryable, as_is.outcome, as_is.retry_after))
+        .collect()
+}
 
 fn problem(status: u16, code: &str, retryable: bool, outcome: Outcome, retry_after: bool) -> Problem {
     Problem {
@@ -66,11 +52,10 @@ fn problem(status: u16, code: &str, retryable: bool, outcome: Outcome, retry_aft
 
 #[test]
 fn every_refusal_and_every_kind_of_request() {
-    for (status, code, retryable, outcome, retry_after) in PROBLEMS {
-        let problem = problem(status, code, retryable, outcome, retry_after);
+    for problem in problems() {
         let next = |kind: Kind| kind.next(&Ended::Refused(&problem));
         // The same for all, but for the one that leaves it open whether it was applied.
-        let (read, write, once) = match code {
+        let (read, write, once) = match problem.code.as_str() {
             "overloaded" | "no_leader" | "revision_not_reached" => {
                 (Again(SECOND), Again(SECOND), Again(SECOND))
             }
@@ -81,8 +66,52 @@ fn every_refusal_and_every_kind_of_request() {
             _ => (Stop, Stop, Stop),
         };
         let found = [Kind::Read, Kind::Compute, Kind::Write, Kind::WriteOnce].map(next);
-        assert_eq!(found, [read, read, write, once], "{status} {code}");
+        assert_eq!(found, [read, read, write, once], "{problem:?}");
     }
+}
+
+/// After a lost attempt these tell what became of it; the others do not. A code that is in neither list is new.
+#[test]
+fn every_code_settles_a_write_or_does_not() {
+    let settling = [
+        "body_too_large",
+        "headers_too_large",
+        "idempotency_key_reused",
+        "integer_overflow",
+        "invalid_age",
+        "invalid_body",
+        "invalid_header",
+        "invalid_key",
+        "invalid_name",
+        "invalid_parameter",
+        "invalid_request",
+        "key_not_found",
+        "key_too_long",
+        "not_an_integer",
+        "precondition_failed",
+        "prefix_too_large",
+        "result_too_large",
+        "uri_too_long",
+    ];
+    let open = [
+        "client_timeout",
+        "compacted",
+        "internal",
+        "method_not_allowed",
+        "no_leader",
+        "not_found",
+        "outcome_unknown",
+        "overloaded",
+        "program_failed",
+        "program_timeout",
+        "revision_not_reached",
+        "storage_full",
+        "unauthorized",
+    ];
+    let (settle, leave): (Vec<Problem>, Vec<Problem>) = problems().into_iter().partition(Problem::settles);
+    let codes = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.code).collect::<Vec<_>>();
+    assert_eq!(codes(settle), settling);
+    assert_eq!(codes(leave), open);
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub struct Settings {
     /// How long a request may take at the store before it is answered with an error
     #[arg(long, env = "HEARTH_REQUEST_TIMEOUT", default_value = "5s", value_name = "TIME", value_parser = duration)]
     pub request_timeout: Duration,
-    /// How long requests in progress may take at a stop
+    /// How long requests in progress may take at a stop, and then as long again the storage to close
     #[arg(long, env = "HEARTH_STOP_TIMEOUT", default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub stop_timeout: Duration,
     /// Client connections open at once; further ones wait to be accepted

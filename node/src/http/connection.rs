@@ -63,13 +63,21 @@ pub(super) struct Connection {
     /// A [`Phase`]. All of this happens in one task; it is atomic so that the task may move.
     phase: AtomicU8,
     linger: AtomicBool,
+    /// Whether the answer in progress is a watch stream.
+    is_stream: AtomicBool,
 }
 
 impl Connection {
     pub(super) fn new(edge: Arc<Edge>, room: Arc<Semaphore>, connections_max: usize) -> Arc<Self> {
-        let (phase, linger) = (AtomicU8::new(Phase::Quiet as u8), AtomicBool::new(false));
         edge.app.http_metrics.connections.inc();
-        Arc::new(Self { edge, room, connections_max, phase, linger })
+        Arc::new(Self {
+            edge,
+            room,
+            connections_max,
+            phase: AtomicU8::new(Phase::Quiet as u8),
+            linger: AtomicBool::default(),
+            is_stream: AtomicBool::default(),
+        })
     }
 
     pub(super) fn request_began(&self) {
@@ -79,6 +87,11 @@ impl Connection {
     /// The rest of the request is not wanted, but has to be taken before the connection is closed.
     pub(super) fn linger(&self) {
         self.linger.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the answer that is about to be sent is a watch stream.
+    pub(super) fn answers_with_stream(&self, is_stream: bool) {
+        self.is_stream.store(is_stream, Ordering::Relaxed);
     }
 
     fn enter(&self, phase: Phase) {
@@ -302,6 +315,10 @@ impl<S: AsyncWrite + Unpin> Guarded<S> {
                 let since = *self.stalled_since.get_or_insert_with(Instant::now);
                 let timeout = self.connection.edge.limits.write_timeout;
                 ready!(self.poll_deadline(cx, since + timeout));
+                // Once: whoever asks again gets the same error.
+                if self.connection.is_stream.swap(false, Ordering::Relaxed) {
+                    self.connection.edge.app.streams.note_write_timeout();
+                }
                 Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!("the client took nothing of the answer within {timeout:?} (http.write_timeout)"),

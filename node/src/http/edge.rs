@@ -23,6 +23,7 @@ use crate::http::connection::{AnswerBody, Connection, RequestBody};
 use crate::http::cors::{self, Cors};
 use crate::http::problem::{self, Code, PROBLEM_JSON, Problem};
 use crate::http::routes::{self, Route, Routes};
+use crate::http::watch::IsStream;
 use crate::http::{App, openapi};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -206,6 +207,7 @@ pub(super) async fn answer(
     ) {
         connection.linger();
     }
+    connection.answers_with_stream(response.extensions().get::<IsStream>().is_some());
     let connection = Arc::clone(&connection);
     Ok(response.map(|body| AnswerBody::new(body, connection)))
 }

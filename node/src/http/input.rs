@@ -155,7 +155,7 @@ pub(crate) async fn body(
     store.expect_write()?;
     let mut held = store.buffers.hold(0).await?;
     let mut body = Limited::new(body, bytes_max);
-    let mut parts = Vec::new();
+    let mut pieces = Pieces::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match error {
             error if error.is::<LengthLimitError>() => too_large("too many"),
@@ -167,14 +167,33 @@ pub(crate) async fn body(
         // Trailers are not asked for.
         let Ok(data) = frame.into_data() else { continue };
         store.buffers.grow(&mut held, data.len() * BODY_COPIES).await?;
-        parts.push(data);
+        pieces.push(data);
     }
-    let bytes = match parts.len() {
-        0 => Bytes::new(),
-        1 => parts.remove(0),
-        _ => parts.concat().into(),
-    };
-    Ok(Received { bytes, held })
+    Ok(Received { bytes: pieces.into_bytes(), held })
+}
+
+/// A body piece by piece. A single piece stays as it came; several are put together at once: each would keep the
+/// buffer that it was read into, so that many small ones would take many times their length.
+#[derive(Default)]
+struct Pieces {
+    /// The only one so far; empty when there are more.
+    first: Bytes,
+    all: Vec<u8>,
+}
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        if self.all.is_empty() && self.first.is_empty() {
+            self.first = piece;
+            return;
+        }
+        self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        self.all.extend_from_slice(&piece);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.into() }
+    }
 }
 
 /// Whether the cause is that the body did not arrive in time.
@@ -189,6 +208,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn bodies_of_many_pieces_take_little_more_than_their_bytes() {
+        let mut pieces = Pieces::default();
+        assert_eq!(Pieces::default().into_bytes(), "");
+        let whole: Bytes = (0..100_000).map(|number: u32| number.to_le_bytes()[0]).collect();
+        // Empty ones come too.
+        for piece in [0..0, 0..1, 1..1].into_iter().chain((1..whole.len()).map(|at| at..at + 1)) {
+            pieces.push(whole.slice(piece));
+        }
+        assert!(pieces.first.is_empty() && pieces.all.capacity() <= 2 * whole.len());
+        assert_eq!(pieces.into_bytes(), whole);
+        let mut single = Pieces::default();
+        single.push(whole.clone());
+        assert_eq!(single.into_bytes().as_ptr(), whole.as_ptr(), "it was copied");
+    }
 
     fn detail(result: Result<String, Problem>) -> String {
         match result {

@@ -96,6 +96,12 @@ impl Code {
     fn outcome(self) -> Outcome {
         if self == Self::OutcomeUnknown { Outcome::Unknown } else { Outcome::NotApplied }
     }
+
+    /// How long a client should wait before it makes the same request again; nothing when that cannot be said.
+    fn retry_after(self) -> Option<Duration> {
+        let soon = matches!(self, Self::NoLeader | Self::RevisionNotReached | Self::Overloaded);
+        soon.then_some(Duration::from_secs(1))
+    }
 }
 
 impl Serialize for Code {
@@ -106,9 +112,21 @@ impl Serialize for Code {
 
 impl utoipa::PartialSchema for Code {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        let described = Self::ALL.iter().map(|code| {
+            let described = serde_json::json!({
+                "status": code.status().as_u16(),
+                "retryable": code.retryable(),
+                "outcome": code.outcome(),
+                "retry_after": code.retry_after().is_some(),
+            });
+            (code.word().to_owned(), described)
+        });
+        let described: serde_json::Map<_, _> = described.collect();
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::Type::String)
+            .description(Some("`x-codes` says of each which status it has, whether the same request may succeed later, whether it was applied, and whether `Retry-After` comes with it."))
             .enum_values(Some(Self::ALL.iter().map(|code| code.word())))
+            .extensions(Some(utoipa::openapi::extensions::Extensions::from_iter([("x-codes", described)])))
             .into()
     }
 }
@@ -162,9 +180,7 @@ pub(crate) struct Problem {
 impl Problem {
     /// `detail` names the field and the limit, or says what to do.
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        let retry_after = matches!(code, Code::NoLeader | Code::RevisionNotReached | Code::Overloaded)
-            .then_some(Duration::from_secs(1));
-        Self { code, detail: detail.into(), retry_after, headers: None }
+        Self { code, detail: detail.into(), retry_after: code.retry_after(), headers: None }
     }
 
     /// For a reply of the store that does not fit the write: a mistake of ours.

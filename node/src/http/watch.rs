@@ -10,13 +10,14 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 use hearth_raft::EventId;
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::IntoParams;
 
@@ -71,19 +72,40 @@ pub(crate) struct Streams {
     limits: StreamLimits,
     room: Arc<Semaphore>,
     open: IntGauge,
-    dropped: IntCounter,
+    /// Ended because the history had passed over the client.
+    overflows: IntCounter,
+    /// Cut off because the client took nothing.
+    write_timeouts: IntCounter,
 }
+
+/// Marks the answer that is a stream.
+#[derive(Clone, Copy)]
+pub(super) struct IsStream;
 
 impl Streams {
     pub(crate) fn register(limits: StreamLimits, registry: &Registry) -> Result<Self, prometheus::Error> {
         let open = IntGauge::new("hearth_watch_streams", "Watch streams open.")?;
-        let dropped = IntCounter::new(
-            "hearth_watch_dropped_total",
-            "Watch streams ended with an overflow, because their clients were too slow for the history.",
+        let dropped = IntCounterVec::new(
+            Opts::new(
+                "hearth_watch_dropped_total",
+                "Watch streams of clients that were too slow, by reason: overflow, the history had passed over what they were not given; write_timeout, they took nothing for http.write_timeout.",
+            ),
+            &["reason"],
         )?;
         registry.register(Box::new(open.clone()))?;
         registry.register(Box::new(dropped.clone()))?;
-        Ok(Self { limits, room: Arc::new(Semaphore::new(limits.streams_max)), open, dropped })
+        Ok(Self {
+            limits,
+            room: Arc::new(Semaphore::new(limits.streams_max)),
+            open,
+            overflows: dropped.with_label_values(&["overflow"]),
+            write_timeouts: dropped.with_label_values(&["write_timeout"]),
+        })
+    }
+
+    /// The client of a stream took nothing for too long: its connection is cut off.
+    pub(super) fn note_write_timeout(&self) {
+        self.write_timeouts.inc();
     }
 
     /// A place for one more stream.
@@ -152,7 +174,7 @@ pub(super) async fn watch(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let stream = EventStream::new(Arc::clone(&app), watcher, after, values, place);
-    Ok((headers, Body::new(stream)).into_response())
+    Ok((headers, Extension(IsStream), Body::new(stream)).into_response())
 }
 
 /// Where the stream is to begin, when the client says.

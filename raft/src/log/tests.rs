@@ -307,3 +307,52 @@ async fn the_marker_names_a_chunk_before_anything_in_it_is_durable() {
         assert!(Some(newest) >= reported, "at {index}: {newest}, {reported:?}");
     }
 }
+
+/// What a process that is killed has written and not synced is in the page cache: it is read at the next start,
+/// and openraft takes it for durable.
+#[tokio::test]
+async fn what_a_killed_process_left_in_the_page_cache_is_synced_at_the_start() {
+    let dir = TempDir::new().unwrap();
+    let mut log = opened(dir.path(), &LogOptions::default()).unwrap();
+    append(&mut log, (0..50).map(|index| entry(index, 1000)).collect()).await.unwrap();
+    drop(log);
+    let chunks = || files::chunks(&dir.path().join("log")).unwrap().into_values();
+    let unwritten = || chunks().map(|path| unwritten_pages(&path)).sum::<io::Result<u64>>();
+    match unwritten() {
+        Ok(0) => {}
+        other => {
+            return println!("skipped: {other:?} unwritten pages after an fsync is not what is tested here");
+        }
+    }
+    // The same bytes once more, as if they had been the last thing that the process did.
+    for path in chunks() {
+        let bytes = std::fs::read(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(
+            &std::fs::OpenOptions::new().write(true).open(&path).unwrap(),
+            &bytes,
+            0,
+        )
+        .unwrap();
+    }
+    let before = unwritten().unwrap();
+    let log = opened(dir.path(), &LogOptions::default()).unwrap();
+    assert_eq!(unwritten().unwrap(), 0, "of {before} pages");
+    drop(log);
+}
+
+/// How many pages of a file are not on the disk yet: cachestat(2).
+fn unwritten_pages(path: &Path) -> io::Result<u64> {
+    use std::os::fd::AsRawFd;
+    /// Its number, the same on every architecture.
+    const CACHESTAT: libc::c_long = 451;
+    let file = std::fs::File::open(path)?;
+    // Offset and length; 0 is the rest of the file.
+    let range = [0u64; 2];
+    // Cached, dirty, in writeback, evicted, evicted lately.
+    let mut counts = [0u64; 5];
+    #[allow(unsafe_code, reason = "there is no safe wrapper")]
+    // SAFETY: both arrays have the layout that the kernel reads and writes, and outlive the call.
+    let result =
+        unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0) };
+    if result == 0 { Ok(counts[1] + counts[2]) } else { Err(io::Error::last_os_error()) }
+}

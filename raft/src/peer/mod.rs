@@ -26,6 +26,7 @@ pub(crate) mod hello;
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod network;
+mod reach;
 pub(crate) mod server;
 mod socket;
 

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::stream_append_sequential;
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
@@ -28,6 +29,7 @@ use crate::peer::frame::{self, FrameReader};
 use crate::peer::hello::{self, Connection, HelloV1};
 use crate::peer::link::{CallError, Link};
 use crate::peer::message::{RequestV1, ResponseV1};
+use crate::peer::reach::Reach;
 use crate::read_index::Told;
 use crate::state::{SnapshotData, View, snapshot};
 use crate::types::{Member, TypeConfig, Vote};
@@ -53,12 +55,21 @@ pub(crate) struct Peers {
     name: String,
     /// With the address of each.
     links: Mutex<HashMap<(u64, Lane), (String, Arc<Link>)>>,
+    /// How the attempts of Raft to reach each member go.
+    reaches: Mutex<HashMap<u64, Arc<Reach>>>,
     pub(crate) told: Told,
 }
 
 impl Peers {
     pub(crate) fn new(cluster_id: u128, node_id: u64, name: String) -> Arc<Self> {
-        Arc::new(Self { cluster_id, node_id, name, links: Mutex::default(), told: Told::default() })
+        Arc::new(Self {
+            cluster_id,
+            node_id,
+            name,
+            links: Mutex::default(),
+            reaches: Mutex::default(),
+            told: Told::default(),
+        })
     }
 
     fn hello(&self, lane: Lane, to: u64) -> HelloV1 {
@@ -84,6 +95,17 @@ impl Peers {
             }
         }
     }
+
+    /// A member that has changed begins anew.
+    fn reach(&self, id: u64, member: &Member) -> Arc<Reach> {
+        let mut reaches = self.reaches.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Reach::new(member.clone()));
+        let reach = reaches.entry(id).or_insert_with(new);
+        if reach.member != *member {
+            *reach = new();
+        }
+        Arc::clone(reach)
+    }
 }
 
 /// Hands openraft a [`Peer`] for each target and purpose.
@@ -93,7 +115,12 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        Peer { peers: Arc::clone(&self.0), target, address: node.peer.clone() }
+        let reach = self.0.reach(target, node);
+        Peer { peers: Arc::clone(&self.0), target, reach, appends: Appends::Entries }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Peer {
+        Peer { appends: Appends::Heartbeats, ..self.new_client(target, node).await }
     }
 }
 
@@ -102,7 +129,17 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
 pub(crate) struct Peer {
     peers: Arc<Peers>,
     target: u64,
-    address: String,
+    reach: Arc<Reach>,
+    appends: Appends,
+}
+
+/// What openraft appends through a [`Peer`]: it asks for a stream for either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Appends {
+    /// Log entries, pipelined, on a connection of their own.
+    Entries,
+    /// One request without entries at a time, on the vital link.
+    Heartbeats,
 }
 
 type RpcError = RPCError<TypeConfig>;
@@ -125,13 +162,22 @@ impl Peer {
         encode: impl FnOnce(u64) -> io::Result<Bytes>,
         timeout: Duration,
     ) -> Result<ResponseV1, RpcError> {
-        let link = self.peers.link(Lane::Vital, self.target, &self.address);
-        match link.call_frame(encode, timeout).await {
+        let link = self.peers.link(Lane::Vital, self.target, self.address());
+        let answer = match link.call_frame(encode, timeout).await {
             Ok(ResponseV1::Failed(reason)) => Err(network(reason)),
             Ok(response) => Ok(response),
             Err(CallError::NotSent(reason)) => Err(unreachable(reason)),
             Err(CallError::Unanswered(reason)) => Err(network(reason)),
+        };
+        match &answer {
+            Ok(_) => self.reach.answered(Lane::Vital),
+            Err(error) => self.reach.failed(Lane::Vital, error),
         }
+        answer
+    }
+
+    fn address(&self) -> &str {
+        &self.reach.member.peer
     }
 
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
@@ -139,14 +185,18 @@ impl Peer {
     }
 
     async fn connect(&self, lane: Lane) -> Result<Connection, RpcError> {
-        hello::connect(&self.address, &self.peers.hello(lane, self.target)).await.map_err(unreachable)
+        let connected = hello::connect(self.address(), &self.peers.hello(lane, self.target)).await;
+        connected.map_err(|error| {
+            self.reach.failed(lane, &error);
+            unreachable(error)
+        })
     }
 }
 
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotData;
 
-    /// Heartbeats; entries go through [`RaftNetworkV2::stream_append`].
+    /// Heartbeats, and what confirms leadership for a read index; both without entries.
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
@@ -161,24 +211,41 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
-        _option: RPCOption,
+        mut input: S,
+        option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
+        if self.appends == Appends::Heartbeats {
+            return stream_append_sequential(self, input, option);
+        }
         Box::pin(async move {
+            // Before the connection: openraft waits out its backoff within this, and without it would try a
+            // node that is down a thousand times a second.
+            let Some(first) = input.next().await else {
+                let nothing: BoxStream<'s, _> = Box::pin(stream::empty());
+                return Ok(nothing);
+            };
             let connection = self.connect(Lane::Append).await?;
-            let session = Session::start(Arc::clone(&self.peers), connection, input);
+            let session =
+                Session::start(Arc::clone(&self.peers), connection, stream::iter([first]).chain(input));
+            let reach = Arc::clone(&self.reach);
             let timed_out = self.timed_out(RPCTypes::AppendEntries, PROGRESS_TIMEOUT);
-            let answers = futures_util::stream::unfold(Some(session), move |session| {
-                let timed_out = timed_out.clone();
+            let answers = stream::unfold(Some(session), move |session| {
+                let (timed_out, reach) = (timed_out.clone(), Arc::clone(&reach));
                 async move {
                     let mut session = session?;
                     match session.answer(timed_out).await {
                         Ok(None) => None,
-                        Ok(Some(answer)) => Some((Ok(answer), Some(session))),
-                        Err(error) => Some((Err(error), None)),
+                        Ok(Some(answer)) => {
+                            reach.answered(Lane::Append);
+                            Some((Ok(answer), Some(session)))
+                        }
+                        Err(error) => {
+                            reach.failed(Lane::Append, &error);
+                            Some((Err(error), None))
+                        }
                     }
                 }
             });
@@ -229,6 +296,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = send_snapshot(&mut connection, vote, view) => {
+                match &sent {
+                    Ok(_) => self.reach.answered(Lane::Snapshot),
+                    Err(error) => tracing::warn!(peer = %self.reach.member, %error, "a snapshot was not sent"),
+                }
                 sent.map_err(|error| StreamingError::Network(NetworkError::from_string(error)))
             }
         }
@@ -380,3 +451,6 @@ impl io::Write for ChunkSender {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,18 +94,52 @@ fn open_log(dir: &Path, registry: &Registry) -> io::Result<LogStore> {
 }
 
 fn open_state(dir: &Path, metrics: &StateMetrics) -> io::Result<(Checkpoints, View)> {
-    Checkpoints::open(
+    let opened = Checkpoints::open(
         dir,
         metrics.checkpoint_duration_seconds.clone(),
         metrics.checkpoint_written_unix_seconds.clone(),
-    )
+    );
+    opened.map_err(|error| match error.kind() {
+        // It names what is damaged.
+        io::ErrorKind::InvalidData => error,
+        kind => io::Error::new(kind, format!("{STATE} in {}: {error}", dir.display())),
+    })
 }
 
-/// `error` with its place. What the kernel did not say is about what is on the disk, but for a lock.
+/// `error` with its place. What the kernel did not say is about what is on the disk, unless its kind tells that
+/// the disk is all right and this process may not, or cannot now, use it: nobody is to throw data away for that.
 fn named(what: &str, path: &Path, error: io::Error) -> io::Error {
+    use io::ErrorKind::{
+        InvalidData, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull, WouldBlock,
+    };
     let kind = match error.kind() {
-        kind if error.raw_os_error().is_some() || kind == io::ErrorKind::WouldBlock => kind,
-        _ => io::ErrorKind::InvalidData,
+        kind if error.raw_os_error().is_some() => kind,
+        kind @ (PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull | WouldBlock) => kind,
+        _ => InvalidData,
     };
     io::Error::new(kind, format!("{what} in {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_on_the_disk_is_damage() {
+        let of_kernel = io::Error::from_raw_os_error(libc::EIO);
+        let wrapped = |kind| io::Error::new(kind, "Permission denied (os error 13); when:(create lock file)");
+        for (error, kind) in [
+            (wrapped(io::ErrorKind::PermissionDenied), io::ErrorKind::PermissionDenied),
+            (wrapped(io::ErrorKind::WouldBlock), io::ErrorKind::WouldBlock),
+            (wrapped(io::ErrorKind::StorageFull), io::ErrorKind::StorageFull),
+            (wrapped(io::ErrorKind::Other), io::ErrorKind::InvalidData),
+            (wrapped(io::ErrorKind::UnexpectedEof), io::ErrorKind::InvalidData),
+            (wrapped(io::ErrorKind::InvalidData), io::ErrorKind::InvalidData),
+        ] {
+            let named = named(LOG, Path::new("/d/log"), error);
+            assert_eq!(named.kind(), kind);
+            assert!(named.to_string().starts_with("log in /d/log: Permission denied"), "{named}");
+        }
+        assert_ne!(named(LOG, Path::new("/d/log"), of_kernel).kind(), io::ErrorKind::InvalidData);
+    }
 }

@@ -116,6 +116,14 @@ pub enum ReadError {
     },
 }
 
+/// Closing took too long. Nothing that was acknowledged is lost: it is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the store did not close within {timeout:?}, it still waits for {waiting_for}: does the disk hang?")]
+pub struct CloseError {
+    pub(super) waiting_for: &'static str,
+    pub(super) timeout: Duration,
+}
+
 /// Why there is no watcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {

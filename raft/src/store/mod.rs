@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::at_rest::AtRest;
-pub use self::errors::{OpenError, ReadError, WatchError, WriteError, Written};
+pub use self::errors::{CloseError, OpenError, ReadError, WatchError, WriteError, Written};
 use self::handover::HandOver;
 pub use self::options::StoreOptions;
 use self::reads::{PROOF_AGE_WANTED, Reads};
@@ -413,20 +413,32 @@ impl Store {
         self.routes.leadership.borrow().leader.as_ref().map(|(_, member)| member.name.clone())
     }
 
-    /// Stops: checkpoints the state, so that the next start is short, and closes everything. To be
-    /// called after [`Store::hand_over`] and after the last request was answered.
-    pub async fn close(&self) {
-        if let Err(error) = self.raft.shutdown().await {
+    /// Stops: checkpoints the state, so that the next start is short, and closes everything, `timeout` in
+    /// all. To be called after [`Store::hand_over`] and after the last request was answered.
+    ///
+    /// # Errors
+    /// [`CloseError`] when the disk hangs, or is slower than that. The process should exit then, without
+    /// dropping the store: dropping waits for the disk as well.
+    pub async fn close(&self, timeout: Duration) -> Result<(), CloseError> {
+        let deadline = Instant::now() + timeout;
+        let late = |waiting_for| move |_| CloseError { waiting_for, timeout };
+        let stopped = tokio::time::timeout_at(deadline, self.raft.shutdown()).await;
+        if let Err(error) = stopped.map_err(late("Raft to stop"))? {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
-        if let Err(error) = self.checkpoints.write(self.published.view()).await {
+        let last = self.checkpoints.write(self.published.view());
+        let written = tokio::time::timeout_at(deadline, last).await;
+        if let Err(error) = written.map_err(late("the last checkpoint"))? {
             tracing::warn!(%error, "the last checkpoint failed; the log holds what it lacks");
         }
         // Tasks of openraft outlive its shutdown by a moment and would hold sled open.
         let checkpoints = Arc::clone(&self.checkpoints);
-        if let Err(error) = tokio::task::spawn_blocking(move || checkpoints.close()).await {
+        let closing = tokio::task::spawn_blocking(move || checkpoints.close());
+        let closed = tokio::time::timeout_at(deadline, closing).await;
+        if let Err(error) = closed.map_err(late("sled to close"))? {
             tracing::warn!(%error, "sled was not closed");
         }
+        Ok(())
     }
 
     /// If this node leads: asks the voter that is furthest to take over, and waits for it, bounded.

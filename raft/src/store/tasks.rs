@@ -110,22 +110,97 @@ pub(super) async fn trigger_checkpoints(
 ) {
     let mut tick = tokio::time::interval(CHECKPOINT_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut bytes_before = published.applied_bytes();
-    let mut begun = Instant::now();
-    let mut asked_for = 0;
+    let mut due = Due { bytes_before: published.applied_bytes(), begun: Instant::now(), asked_for: 0 };
     loop {
         tick.tick().await;
         let (applied, durable) = (published.applied_index(), checkpoints.last().revision());
-        // One at a time: openraft drops a request while it builds.
-        if applied == durable || durable < asked_for {
-            continue;
+        if due.look(applied, durable, published.applied_bytes(), Instant::now(), &options)
+            && raft.trigger().snapshot().await.is_err()
+        {
+            // Raft has stopped.
+            return;
         }
-        let bytes = published.applied_bytes();
-        let due = applied - durable >= options.checkpoint_entries
-            || bytes - bytes_before >= options.checkpoint_bytes
-            || begun.elapsed() >= options.checkpoint_interval;
-        if due && raft.trigger().snapshot().await.is_ok() {
-            (bytes_before, begun, asked_for) = (bytes, Instant::now(), applied);
+    }
+}
+
+/// When a checkpoint is due.
+struct Due {
+    /// Bytes applied when the last one was asked for.
+    bytes_before: u64,
+    /// When that was.
+    begun: Instant,
+    /// What it includes at least, by log index.
+    asked_for: u64,
+}
+
+impl Due {
+    /// Whether to ask for one now, when so much is applied, and so much durable.
+    ///
+    /// openraft works on one at a time, and drops a request while it does without a word; also for a moment after
+    /// what it wrote is durable. So one that was asked for is asked for until it is there.
+    fn look(&mut self, applied: u64, durable: u64, bytes: u64, now: Instant, options: &StoreOptions) -> bool {
+        // Less, while a snapshot that was received is durable and not yet what is read.
+        if applied <= durable {
+            return false;
         }
+        if durable < self.asked_for {
+            return true;
+        }
+        let is_due = applied - durable >= options.checkpoint_entries
+            || bytes - self.bytes_before >= options.checkpoint_bytes
+            || now - self.begun >= options.checkpoint_interval;
+        if is_due {
+            *self = Self { bytes_before: bytes, begun: now, asked_for: applied };
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_asked_for_until_it_is_there() {
+        let options = StoreOptions {
+            name: String::new(),
+            data_dir: "".into(),
+            initial_cluster: Vec::new(),
+            http_advertise: String::new(),
+            heartbeat_interval: Duration::ZERO,
+            election_timeout_min: Duration::ZERO,
+            election_timeout_max: Duration::ZERO,
+            request_timeout: Duration::ZERO,
+            data_bytes_max: 0,
+            disk_free_min: 0,
+            stall_timeout: Duration::ZERO,
+            proposals_max: 0,
+            checkpoint_entries: 10,
+            checkpoint_bytes: 1000,
+            checkpoint_interval: Duration::from_secs(60),
+            log_keep_entries: 0,
+            log_catch_up_bytes: 0,
+            idempotency_window: Duration::ZERO,
+            idempotency_keys_max: 0,
+            history_events: 0,
+            history_bytes: 0,
+        };
+        let begun = Instant::now();
+        let mut due = Due { bytes_before: 0, begun, asked_for: 0 };
+        let mut look = |applied, durable, bytes, seconds| {
+            due.look(applied, durable, bytes, begun + Duration::from_secs(seconds), &options)
+        };
+        assert!(!look(0, 0, 0, 100), "nothing to write");
+        assert!(!look(9, 0, 90, 1));
+        assert!(look(10, 0, 100, 1));
+        // It may have been dropped; what is durable does not get further by itself.
+        assert!(look(11, 0, 110, 1) && look(25, 9, 250, 2));
+        assert!(!look(19, 10, 250, 3), "it is there");
+        assert!(look(19, 10, 1100, 3), "bytes since it was asked for");
+        assert!(!look(20, 19, 1200, 4));
+        assert!(!look(20, 19, 1200, 62));
+        assert!(look(20, 19, 1200, 63), "time since it was asked for");
+        assert!(!look(20, 20, 1200, 200));
+        assert!(!look(20, 30, 1200, 200), "a snapshot is being installed");
     }
 }

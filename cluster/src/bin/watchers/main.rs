@@ -16,7 +16,6 @@
 mod streams;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,8 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use hearth_cluster::load::Operation;
 use hearth_cluster::load::closed::{Load, Loop};
-use hearth_cluster::{Cluster, Options, binary, machine};
+use hearth_cluster::machine;
+use hearth_cluster::measurement::{self, Servers};
 
 use self::streams::{Listeners, open_idle, open_plain};
 
@@ -60,39 +60,16 @@ struct Arguments {
     /// Seconds of the closed loop.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// The server to measure; by default it is built from this workspace.
-    #[arg(long, value_name = "PATH")]
-    hearthd: Option<PathBuf>,
-    /// Further flags for every node, after `--`.
-    #[arg(last = true)]
-    flags: Vec<String>,
+    #[command(flatten)]
+    servers: Servers,
 }
 
-// One thread: the clients must not take a second processor from the servers.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // An interrupt has to drop what `run` holds: the servers and their directory.
-    let ended = tokio::select! {
-        ended = run(&arguments) => ended,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("watchers: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    measurement::run(env!("CARGO_BIN_NAME"), measure)
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(!cfg!(debug_assertions), "an unoptimised build measures nothing: run it with --release");
-    if let Some(program) = &arguments.hearthd {
-        binary::use_hearthd(program)?;
-    }
-    let mut cluster =
-        Cluster::start(Options { flags: arguments.flags.clone(), ..Options::default() }).await?;
+async fn measure(arguments: Arguments) -> Result<()> {
+    let mut cluster = arguments.servers.start(3, &[]).await?;
     println!("{}", machine::describe(cluster.directory())?);
     let leader = cluster.leader().await?;
     let (node, process) = (cluster.node(leader).http, cluster.node(leader).process()?);

@@ -174,7 +174,7 @@ impl EventStream {
     fn write_end(&mut self, watched: Watched, out: &mut String) {
         match watched {
             Watched::Overflow => {
-                self.app.streams.dropped.inc();
+                self.app.streams.overflows.inc();
                 let data = Overflow {
                     code: "overflow",
                     detail: "events are gone before they were read: the client is too slow, or the history too short (watch.history_events, watch.history_bytes)",

@@ -1,0 +1,93 @@
+//! Which connection openraft's requests take, and when.
+
+use std::sync::Mutex;
+
+use futures_util::{FutureExt, StreamExt, stream};
+use openraft::network::NetStreamAppend;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::peer::hello::Own;
+use crate::peer::server;
+
+const CLUSTER: u128 = 7;
+const BOUND: Duration = Duration::from_secs(20);
+
+/// A node that answers every append with success, and notes what each connection is for.
+#[derive(Clone, Default)]
+struct Follower(Arc<Mutex<Vec<Lane>>>);
+
+impl Follower {
+    async fn start(&self) -> Member {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap().to_string();
+        let follower = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(follower.clone().serve(stream));
+            }
+        });
+        Member { name: "n2".to_owned(), peer }
+    }
+
+    async fn serve(self, stream: tokio::net::TcpStream) {
+        let own = Own { cluster_id: CLUSTER, node_id: 2, name: "n2" };
+        let (hello, mut reader, mut writer) = server::greet(stream, &own).await.unwrap().unwrap();
+        self.0.lock().unwrap().push(hello.lane);
+        while let Some(frame) = reader.next().await.unwrap() {
+            let response = ResponseV1::Append(crate::peer::message::AppendResultV1::Success);
+            writer.write_all(&frame::encode("response", frame.id, &response).unwrap()).await.unwrap();
+        }
+    }
+
+    fn lanes(&self) -> Vec<Lane> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+fn factory() -> Factory {
+    Factory(Peers::new(CLUSTER, 1, "n1".to_owned()))
+}
+
+fn heartbeat() -> AppendEntriesRequest<TypeConfig> {
+    AppendEntriesRequest {
+        vote: Vote::new_committed(1, 1),
+        prev_log_id: None,
+        leader_commit: None,
+        entries: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn heartbeats_share_one_vital_connection() {
+    let follower = Follower::default();
+    let mut network = factory().new_heartbeat_client(2, &follower.start().await).await;
+    for _ in 0..5 {
+        let once = stream::once(async { heartbeat() }).boxed();
+        let mut answers =
+            NetStreamAppend::stream_append(&mut network, once, RPCOption::new(BOUND)).await.unwrap();
+        assert!(matches!(answers.next().await, Some(Ok(Ok(_)))));
+        assert!(answers.next().await.is_none());
+    }
+    assert_eq!(follower.lanes(), [Lane::Vital]);
+}
+
+/// openraft waits out its backoff before it gives the first request: who connects earlier never waits.
+#[tokio::test]
+async fn a_replication_session_connects_when_there_is_something_to_send() {
+    let follower = Follower::default();
+    let mut network = factory().new_client(2, &follower.start().await).await;
+    {
+        let session = NetStreamAppend::stream_append(&mut network, stream::pending(), RPCOption::new(BOUND));
+        assert!(tokio::time::timeout(Duration::from_millis(50), session).await.is_err(), "it did not wait");
+    }
+    assert_eq!(follower.lanes(), []);
+    let one = stream::once(async { heartbeat() }).chain(stream::pending()).boxed();
+    let session = NetStreamAppend::stream_append(&mut network, one, RPCOption::new(BOUND)).await;
+    assert!(session.is_ok());
+    assert_eq!(follower.lanes(), [Lane::Append]);
+    drop(session);
+    let nothing = NetStreamAppend::stream_append(&mut network, stream::empty(), RPCOption::new(BOUND)).await;
+    assert!(nothing.unwrap().next().now_or_never() == Some(None));
+}
