@@ -66,9 +66,9 @@ fn is_receiving(state_dir: &Path) -> bool {
     entries.is_ok_and(|entries| entries.flatten().filter(|entry| entry.path().is_dir()).count() > 1)
 }
 
-/// Has a follower need a snapshot, stops it while it receives that, writes until the other follower has purged
-/// its log past what the snapshot has, twice (so that the leader has looked at its own too), and lets it go on.
-/// `None` when that took too long, or the leader had not heard of it before.
+/// Has a follower need a snapshot, stops it while it receives that, writes until both others could have purged their
+/// logs past what the snapshot has, and lets it go on. `None` when that took too long, or the leader had not heard
+/// of it before.
 async fn pause_a_receiver(cluster: &mut Cluster) -> Result<Option<Paused>> {
     let leader = cluster.leader().await?;
     let (node, other) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -91,20 +91,21 @@ async fn pause_a_receiver(cluster: &mut Cluster) -> Result<Option<Paused>> {
     cluster.pause(node)?;
     let paused = Instant::now();
     let last = of_leader.metric("hearth_raft_last_log_index").await?;
+    // Both nodes look twice a second: from the leader's checkpoint on that would allow it, the other one's purges
+    // tell that the leader has looked too.
     let mut purges = Vec::new();
-    while purges.len() < 2 && paused.elapsed() < PAUSED_MAX {
+    while purges.len() < 3 && paused.elapsed() < PAUSED_MAX {
         put(of_leader, 0..8, 10).await?;
         let purged = of_other.metric("hearth_raft_purged_index").await?;
-        if purged > purges.last().map_or(last, |before| *before) {
+        if of_leader.metric("hearth_raft_snapshot_index").await? > last + KEEP_ENTRIES
+            && purged > purges.last().map_or(last, |before| *before)
+        {
             purges.push(purged);
         }
     }
-    // Both nodes look twice a second, and this one's checkpoint would allow it as well.
-    let checkpoint = of_leader.metric("hearth_raft_snapshot_index").await?;
     let purged = of_leader.metric("hearth_raft_purged_index").await?;
     let says_something = paused.elapsed() < PAUSED_MAX
-        && purges.len() == 2
-        && checkpoint > last + KEEP_ENTRIES
+        && purges.len() == 3
         && is_receiving(&state_dir)
         && last_contact(of_leader, &cluster.node(node).name).await? < Duration::from_secs(5);
     cluster.resume(node)?;
