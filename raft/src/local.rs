@@ -45,6 +45,7 @@ pub(crate) struct Local {
 }
 
 impl Local {
+    #[allow(clippy::too_many_arguments, reason = "called once, with the parts that a node has one of each")]
     pub(crate) fn new(
         raft: Raft,
         published: Published,

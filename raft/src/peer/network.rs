@@ -48,13 +48,15 @@ const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a snapshot that travel in one frame.
 const SNAPSHOT_CHUNK_BYTES: usize = 128 * 1024;
 
+/// A link and the address that it goes to.
+type LinkTo = (String, Arc<Link>);
+
 /// What every connection of this node says of it, and the links that are shared.
 pub(crate) struct Peers {
     cluster_id: u128,
     node_id: u64,
     name: String,
-    /// With the address of each.
-    links: Mutex<HashMap<(u64, Lane), (String, Arc<Link>)>>,
+    links: Mutex<HashMap<(u64, Lane), LinkTo>>,
     /// How the attempts of Raft to reach each member go.
     reaches: Mutex<HashMap<u64, Arc<Reach>>>,
     pub(crate) told: Told,

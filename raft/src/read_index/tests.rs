@@ -11,7 +11,8 @@ fn voters(configs: &[&[u64]]) -> StoredMembership {
 
 #[test]
 fn a_majority_of_the_voters_and_of_the_new_ones_as_well() {
-    let cases: [(&[&[u64]], &[u64], bool); 11] = [
+    type Case = (&'static [&'static [u64]], &'static [u64], bool);
+    let cases: [Case; 11] = [
         (&[&[1]], &[1], true),
         (&[&[1, 2]], &[1], false),
         (&[&[1, 2]], &[1, 2], true),
