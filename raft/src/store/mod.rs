@@ -121,9 +121,9 @@ impl Store {
         let AtRest { log, checkpoints, view } =
             at_rest::open(Arc::clone(&data_dir), registry, &state_metrics).await?;
         let checkpoints = Arc::new(checkpoints);
-        let published = Published::new(Arc::clone(&view));
+        let published = Published::new(view);
         let history = HistoryLimits { events_max: options.history_events, bytes_max: options.history_bytes };
-        let watches = Watches::new(history, view.revision());
+        let watches = Watches::new(history, published.applied_index());
         let machine = StateMachine::new(
             published.clone(),
             Arc::clone(&checkpoints),
@@ -135,6 +135,7 @@ impl Store {
         let raft = Raft::new(identity.node_id, config, Factory(Arc::clone(&peers)), log.clone(), machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
+        published.started();
         let limits = Limits {
             data_bytes_max: options.data_bytes_max,
             proposals_max: options.proposals_max,
@@ -413,7 +414,8 @@ impl Store {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
-        if let Err(error) = self.checkpoints.write(self.published.view()).await {
+        self.checkpoints.hurry_always();
+        if let Err(error) = self.checkpoints.write(self.published.freeze()).await {
             tracing::warn!(%error, "the last checkpoint failed; the log holds what it lacks");
         }
         // Tasks of openraft outlive its shutdown by a moment and would hold sled open.

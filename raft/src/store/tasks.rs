@@ -116,15 +116,19 @@ pub(super) async fn trigger_checkpoints(
     loop {
         tick.tick().await;
         let (applied, durable) = (published.applied_index(), checkpoints.last().revision());
-        // One at a time: openraft drops a request while it builds.
-        if applied == durable || durable < asked_for {
+        if applied == durable {
             continue;
         }
         let bytes = published.applied_bytes();
-        let due = applied - durable >= options.checkpoint_entries
+        let due = applied - durable.max(asked_for) >= options.checkpoint_entries
             || bytes - bytes_before >= options.checkpoint_bytes
             || begun.elapsed() >= options.checkpoint_interval;
-        if due && raft.trigger().snapshot().await.is_ok() {
+        // One at a time: openraft drops a request while it builds.
+        if durable < asked_for {
+            if due {
+                checkpoints.hurry();
+            }
+        } else if due && raft.trigger().snapshot().await.is_ok() {
             (bytes_before, begun, asked_for) = (bytes, Instant::now(), applied);
         }
     }

@@ -10,9 +10,8 @@ fn write(published: &Published, index: u64) {
 
 /// Whether the next batch publishes a view.
 fn is_published(published: &Published, index: u64) -> bool {
-    let before = published.newest();
     write(published, index);
-    !Arc::ptr_eq(&before, &published.newest())
+    published.newest().is_some()
 }
 
 #[test]
