@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use hearth_cluster::checkpoints::Watch;
 use hearth_cluster::load::closed::{Load, Loop, Window};
@@ -29,8 +29,9 @@ use hearth_cluster::{Cluster, machine};
 const FILL_CONNECTIONS: u32 = 192;
 /// Connections that read, of each kind.
 const READ_CONNECTIONS: usize = 8;
-/// Time after which a checkpoint is written. Long enough for the overwrites and a look at reads alone.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(20);
+/// Time after which a checkpoint is written: half of it goes by until the last one is, and the rest is long
+/// enough for the overwrites and a look at reads alone.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(40);
 /// How long a checkpoint may take to be begun and written.
 const CHECKPOINT_BOUND: Duration = Duration::from_secs(90);
 /// Length of a key that the load writes, in bytes.
@@ -134,8 +135,10 @@ async fn reads(arguments: &Arguments, nodes: &[SocketAddr], checkpoints: &Watch)
         written_seconds.extend(ended.iter().map(|seen| (seen.end - seen.begin).as_secs_f64()));
         for (reads, seen) in loops.iter().zip(&mut seen) {
             // The first moments still have the end of the overwrites.
-            seen[0].add(reads.between(begun + Duration::from_secs(1), begin.max(begun)));
-            seen[1].add(reads.between(begin.max(begun), end));
+            let alone = begun + Duration::from_secs(1);
+            ensure!(begin > alone, "the checkpoint began before reads were looked at without it");
+            seen[0].add(reads.between(alone, begin));
+            seen[1].add(reads.between(begin, end));
         }
     }
     println!("\nreads, {READ_CONNECTIONS} connections of each kind, target of p99 at most 2.00 times");

@@ -84,6 +84,7 @@ impl State {
         self.count(key, &new);
         let (of_map, record) = (SmolStr::from(key), Arc::new(new));
         let old = self.keys.insert(of_map.clone(), Arc::clone(&record));
+        self.unsaved.note_key(&of_map, old.as_deref());
         changes.note(of_map, Change::Put { record, created: old.is_none() });
         let Some(old) = old else { return true };
         self.uncount(key, &old);
@@ -100,6 +101,7 @@ impl State {
     pub(super) fn remove(&mut self, changes: &mut Changes, key: &str, change: Change) -> bool {
         let Some((key, old)) = self.keys.remove_with_key(key) else { return false };
         self.uncount(&key, &old);
+        self.unsaved.note_key(&key, Some(&old));
         changes.note(key, change);
         true
     }
@@ -139,11 +141,13 @@ impl State {
         if let Some(list) = self.ages.get_mut(name.as_str()) {
             let of_name = hash::of_name(&name, list.created_revision());
             self.hash = self.hash.wrapping_add(hash::of_age(of_name, list.len(), age));
+            self.unsaved.note_ages(&name, Some(list));
             list.push(age, revision);
             return Reply::Written { created: false };
         }
         self.data_bytes += name.len() as u64;
         self.hash = self.hash.wrapping_add(hash::of_age(hash::of_name(&name, revision), 0, age));
+        self.unsaved.note_ages(&name, None);
         self.ages.insert(name.into(), AgeList::new(age, revision));
         Reply::Written { created: true }
     }

@@ -1,10 +1,13 @@
 //! The state at rest: checkpoints in sled.
 //!
 //! A checkpoint is the rows that differ between the last checkpoint and a newer view, the meta row
-//! last. The [`journal`] makes them atomic; then they go to sled in small batches, followed by sled's
-//! `flush`, which on Linux only starts the write-back, and `sync_data` on its file, which makes it
-//! survive a power loss. The two views share what did not change, so finding the difference costs as
-//! much as the difference. All of it runs on a thread of low priority: it may take its time.
+//! last. The state notes what they are while it is changed, see [`Frozen`]. The [`journal`] makes them
+//! atomic. Then the view is let go of, and the rows go from the journal to sled in small batches, followed by
+//! sled's `flush`, which on Linux only starts the write-back, and `sync_data` on its file, which makes it
+//! survive a power loss.
+//!
+//! All of it runs on a thread of low priority, and with pauses: it takes half of the time that the changes
+//! took to come, unless the next checkpoint is due before that, or the node stops.
 //!
 //! Every sled directory is a *generation*, `state/00000001`, and the marker `state/current` names the one
 //! that counts. A received snapshot fills a generation of its own while it arrives; when all of it is
@@ -18,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use prometheus::{Histogram, IntGauge};
@@ -28,17 +32,49 @@ use crate::state::generation::{
     self, Batches, Generation, current_path, generation_path, generations, in_generation, sled_error,
 };
 use crate::state::journal::{self, JournalWriter};
-use crate::state::rows::{self, AGES, ANSWER, AgesV1, AnswerV1, KEY, KeyV1, META, MetaV1, Rows};
-use crate::state::{Record, State, View, content_type, snapshot};
-use crate::types::StoredMembership;
+use crate::state::pace::{Haste, Pace};
+use crate::state::rows::{self, AGES, ANSWER, AgesV1, AnswerV1, KEY, KeyV1, META, MetaV1};
+use crate::state::{Frozen, Record, State, View, content_type, snapshot};
+use crate::types::{LogId, SnapshotMeta, StoredMembership};
+
+/// The longest time that a checkpoint is spread over.
+const SPREAD_MAX: Duration = Duration::from_secs(30);
+/// The part of it that is for the journal: about its part of the work, which is done while a view is held.
+const JOURNAL_SHARE: u32 = 8;
+
+/// Where a checkpoint is in the log: what is durable.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) last_applied: Option<LogId>,
+    membership: Arc<StoredMembership>,
+}
+
+impl From<&State> for Place {
+    fn from(state: &State) -> Self {
+        Self { last_applied: state.last_applied, membership: Arc::clone(&state.membership) }
+    }
+}
+
+impl Place {
+    /// Log index of the last entry that is in it, 0 for none.
+    pub(crate) fn revision(&self) -> u64 {
+        self.last_applied.map_or(0, |id| id.index)
+    }
+
+    /// What a snapshot of it covers.
+    pub(crate) fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.last_applied, last_membership: (*self.membership).clone() }
+    }
+}
 
 /// Writes checkpoints; one at a time.
 pub(crate) struct Checkpoints {
     dir: PathBuf,
     /// What is durable; to be looked at without waiting for a checkpoint.
-    last: ArcSwap<State>,
-    /// Held while a checkpoint is written, however long that takes.
-    writing: Mutex<()>,
+    last: ArcSwap<Place>,
+    /// Held while a checkpoint is written, however long that takes; when the last one began.
+    writing: Mutex<Instant>,
+    haste: Haste,
     /// Held for moments only: a snapshot is installed while a checkpoint is written. `None` once closed.
     current: Mutex<Option<Arc<Generation>>>,
     next_number: AtomicU32,
@@ -105,16 +141,16 @@ impl Checkpoints {
         }
         let current = Generation::open(dir, number)?;
         finish_interrupted(dir, &current).map_err(|error| in_generation(&dir.join("journal"), &error))?;
-        let last = load(&current.db).map_err(|error| in_generation(&current.path(), &error))?;
-        let last = Arc::new(last);
+        let view = load(&current.db).map_err(|error| in_generation(&current.path(), &error))?;
         // What a crash left of a next one, or of the one before.
         for other in generations(dir)?.into_iter().filter(|other| *other != number) {
             fs::remove_dir_all(generation_path(dir, other))?;
         }
         let checkpoints = Self {
             dir: dir.to_owned(),
-            last: ArcSwap::new(Arc::clone(&last)),
-            writing: Mutex::new(()),
+            last: ArcSwap::from_pointee(Place::from(&view)),
+            writing: Mutex::new(Instant::now()),
+            haste: Haste::default(),
             current: Mutex::new(Some(Arc::new(current))),
             next_number: AtomicU32::new(number + 1),
             removing: Mutex::default(),
@@ -122,50 +158,77 @@ impl Checkpoints {
             written_unix_seconds,
         };
         checkpoints.note_written();
-        Ok((checkpoints, last))
+        Ok((checkpoints, Arc::new(view)))
     }
 
     /// What is durable. Never waits.
-    pub(crate) fn last(&self) -> View {
+    pub(crate) fn last(&self) -> Arc<Place> {
         self.last.load_full()
     }
 
     /// [`Checkpoints::write_now`] on a thread of low priority.
-    pub(crate) async fn write(self: &Arc<Self>, view: View) -> io::Result<View> {
+    pub(crate) async fn write(self: &Arc<Self>, frozen: Frozen) -> io::Result<Arc<Place>> {
         let checkpoints = Arc::clone(self);
-        background::run("checkpoint", move || checkpoints.write_now(view)).await
+        background::run("checkpoint", move || checkpoints.write_now(frozen)).await
     }
 
-    /// Makes `view` durable and answers what is durable then: `view`, or something newer that was
-    /// written or installed meanwhile. Blocks for the disk.
+    /// Makes `frozen` durable and answers what is durable then: that, or something newer that was
+    /// written or installed meanwhile. Blocks for the disk, and takes its time: see [`Checkpoints::hurry`].
     ///
     /// # Errors
     /// What sled or the file system says. The caller must stop the node: sled's errors stick.
-    pub(crate) fn write_now(&self, view: View) -> io::Result<View> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn write_now(&self, frozen: Frozen) -> io::Result<Arc<Place>> {
+        let mut begun = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.lock().clone().ok_or_else(closed)?;
         let last = self.last();
-        if view.last_applied <= last.last_applied {
+        if frozen.view.last_applied <= last.last_applied {
             return Ok(last);
         }
         let timer = self.duration_seconds.start_timer();
-        let mut journal = JournalWriter::create(&self.dir, current.number)?;
-        difference(&last, &view, &mut journal)?;
-        journal.finish()?;
-        let mut batches = Batches::new(&current);
-        difference(&last, &view, &mut batches)?;
-        batches.finish()?;
-        current.sync()?;
-        journal::remove(&self.dir)?;
-        // Else a snapshot came between, and holds more.
-        let now = self.lock();
-        if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &current)) {
-            self.last.store(view);
+        let before = std::mem::replace(&mut *begun, Instant::now());
+        self.haste.calm();
+        if frozen.continues(last.last_applied) {
+            let spread = (begun.duration_since(before) / 2).min(SPREAD_MAX);
+            self.write_changes(&current, frozen, spread)?;
+        } else {
+            tracing::info!("too much has changed since the last checkpoint: the whole state is written anew");
+            self.replace(frozen.view)?;
         }
-        drop(now);
         timer.observe_duration();
         self.note_written();
         Ok(self.last())
+    }
+
+    /// Writes to `current`, which holds the last checkpoint, what is changed since.
+    fn write_changes(&self, current: &Arc<Generation>, frozen: Frozen, spread: Duration) -> io::Result<()> {
+        let (place, meta) = (Place::from(&*frozen.view), MetaV1::from(&*frozen.view));
+        let mut journal = JournalWriter::create(&self.dir, current.number)?;
+        let for_journal = spread / JOURNAL_SHARE;
+        let pace = Pace::new(&self.haste, for_journal, frozen.notes() as u64);
+        // Lets go of the view: what is overwritten from here on need not be kept.
+        frozen.write(&mut journal, &pace)?;
+        rows::write_meta(&mut journal, &meta)?;
+        let rows = journal.finish()?;
+        let pace = Pace::new(&self.haste, spread - for_journal, rows);
+        if apply_journal(&self.dir, current, Batches::paced(current, pace))? != Some(rows) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the journal of a checkpoint has gone"));
+        }
+        // Else a snapshot came between, and holds more.
+        let now = self.lock();
+        if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, current)) {
+            self.last.store(Arc::new(place));
+        }
+        Ok(())
+    }
+
+    /// Has the checkpoint that is being written go on without pauses: the next one waits for it.
+    pub(crate) fn hurry(&self) {
+        self.haste.once();
+    }
+
+    /// Has all checkpoints from here on be written without pauses: the node stops.
+    pub(crate) fn hurry_always(&self) {
+        self.haste.always();
     }
 
     /// Reads the stream of a snapshot into a generation of its own, which does not count before
@@ -215,16 +278,19 @@ impl Checkpoints {
         next.commit()?;
         let old = std::mem::replace(current, Arc::new(next));
         old.retire();
-        self.last.store(view);
+        // What is still being written to it is of no use.
+        self.haste.once();
+        self.last.store(Arc::new(Place::from(&*view)));
         self.note_written();
         let mut removing = self.removing.lock().unwrap_or_else(PoisonError::into_inner);
         removing.retain(|thread| !thread.is_finished());
-        removing.extend(background::dispose((old, last)));
+        removing.extend(background::dispose(old));
         Ok(())
     }
 
     /// Closes sled and gives its lock up; nothing can be written any more. Blocks for the disk.
     pub(crate) fn close(&self) {
+        self.hurry_always();
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.lock().take();
         drop(current);
@@ -234,6 +300,13 @@ impl Checkpoints {
                 tracing::error!("a thread panicked while it removed an old state");
             }
         }
+    }
+
+    /// All rows at rest.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let current = self.lock().clone().ok_or_else(closed).unwrap();
+        current.db.iter().map(|row| row.map(|(key, row)| (key.to_vec(), row.to_vec())).unwrap()).collect()
     }
 
     fn note_written(&self) {
@@ -255,7 +328,7 @@ fn closed() -> io::Error {
 fn fill(generation: Generation, state: &State) -> io::Result<Generation> {
     let mut batches = Batches::new(&generation);
     for (key, record) in &state.keys {
-        rows::write_key(&mut batches, key, None, record)?;
+        rows::write_key(&mut batches, key, 0, record)?;
     }
     for (name, list) in &state.ages {
         rows::write_ages(&mut batches, name, None, list)?;
@@ -272,44 +345,19 @@ fn fill(generation: Generation, state: &State) -> io::Result<Generation> {
 
 /// Applies the journal of a checkpoint that a crash interrupted, if there is one.
 fn finish_interrupted(dir: &Path, current: &Generation) -> io::Result<()> {
-    let mut batches = Batches::new(current);
-    journal::recover(dir, current.number, &mut batches)?;
-    batches.finish()?;
-    current.sync()?;
-    journal::remove(dir)
+    journal::drop_unfinished(dir)?;
+    apply_journal(dir, current, Batches::new(current))?;
+    Ok(())
 }
 
-/// The rows to write so that a tree with `old` holds `new`; the meta row last.
-fn difference(old: &State, new: &State, out: &mut impl Rows) -> io::Result<()> {
-    use imbl::ordmap::DiffItem;
-
-    for change in old.keys.diff(&new.keys) {
-        match change {
-            DiffItem::Add(key, record) => rows::write_key(out, key, None, record)?,
-            DiffItem::Update { old: (_, old), new: (key, record) } => {
-                rows::write_key(out, key, Some(old), record)?;
-            }
-            DiffItem::Remove(key, record) => rows::remove_key(out, key, record)?,
-        }
-    }
-    for change in old.ages.diff(&new.ages) {
-        match change {
-            DiffItem::Add(name, list) => rows::write_ages(out, name, None, list)?,
-            DiffItem::Update { old: (_, old), new: (name, list) } => {
-                rows::write_ages(out, name, Some(old), list)?;
-            }
-            DiffItem::Remove(name, list) => rows::remove_ages(out, name, list)?,
-        }
-    }
-    for change in old.answers.by_key.diff(&new.answers.by_key) {
-        match change {
-            DiffItem::Add(key, answer) | DiffItem::Update { new: (key, answer), .. } => {
-                rows::write_answer(out, key, answer)?;
-            }
-            DiffItem::Remove(key, _) => rows::remove_answer(out, key)?,
-        }
-    }
-    rows::write_meta(out, &MetaV1::from(new))
+/// Writes the rows of the journal, if there is one, to the generation that it is for, and removes it. Says
+/// how many they were.
+fn apply_journal(dir: &Path, current: &Generation, mut batches: Batches<'_>) -> io::Result<Option<u64>> {
+    let rows = journal::replay(dir, current.number, &mut batches)?;
+    batches.finish()?;
+    current.sync()?;
+    journal::remove(dir)?;
+    Ok(rows)
 }
 
 fn load(db: &sled::Db) -> io::Result<State> {

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::lock::once_free;
 use crate::marker;
+use crate::state::pace::Pace;
 use crate::state::rows::{self, MetaV1, Rows};
 
 /// What the marker begins with. Its number is the generation that counts.
@@ -25,8 +26,8 @@ const CURRENT_MAGIC: &[u8; 8] = b"HEARTHG\x01";
 const SLED_CACHE_BYTES: u64 = 8 << 20;
 /// sled writes back by itself this often; only then does it also reclaim space.
 const SLED_FLUSH_EVERY_MS: u64 = 1000;
-/// Rows of one sled batch; larger ones cost more per row.
-const BATCH_ROWS: usize = 1024;
+/// Rows of one sled batch: less than a millisecond of work. Larger ones cost more per row.
+const BATCH_ROWS: u64 = 128;
 /// Rows are made durable whenever this many bytes of them were written: one sync of everything at the
 /// end would hold up those of the log, which share the disk.
 const SYNC_BYTES: usize = 8 << 20;
@@ -130,14 +131,21 @@ impl Generation {
 /// Writes rows to a generation, [`BATCH_ROWS`] at a time.
 pub(super) struct Batches<'a> {
     generation: &'a Generation,
+    /// As fast as it goes when there is none.
+    pace: Option<Pace<'a>>,
     batch: sled::Batch,
-    rows: usize,
+    rows: u64,
     unsynced_bytes: usize,
 }
 
 impl<'a> Batches<'a> {
     pub(super) fn new(generation: &'a Generation) -> Self {
-        Self { generation, batch: sled::Batch::default(), rows: 0, unsynced_bytes: 0 }
+        Self { generation, pace: None, batch: sled::Batch::default(), rows: 0, unsynced_bytes: 0 }
+    }
+
+    /// With a pause after each batch, if there is time. The units of `pace` are rows.
+    pub(super) fn paced(generation: &'a Generation, pace: Pace<'a>) -> Self {
+        Self { pace: Some(pace), ..Self::new(generation) }
     }
 
     fn count(&mut self, bytes: usize) -> io::Result<()> {
@@ -149,6 +157,9 @@ impl<'a> Batches<'a> {
                 self.unsynced_bytes = 0;
                 self.generation.sync()?;
             }
+            if let Some(pace) = &self.pace {
+                pace.pause_at(self.rows);
+            }
         }
         Ok(())
     }
@@ -159,13 +170,13 @@ impl<'a> Batches<'a> {
 }
 
 impl Rows for Batches<'_> {
-    fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()> {
+    fn put(&mut self, key: &[u8], sealed: &[u8]) -> io::Result<()> {
         let bytes = key.len() + sealed.len();
         self.batch.insert(key, sealed);
         self.count(bytes)
     }
 
-    fn remove(&mut self, key: Vec<u8>) -> io::Result<()> {
+    fn remove(&mut self, key: &[u8]) -> io::Result<()> {
         let bytes = key.len();
         self.batch.remove(key);
         self.count(bytes)

@@ -87,6 +87,7 @@ impl State {
             expires_at_ms: self.clock_ms.saturating_add(once.window_ms),
             reply: reply.clone(),
         };
+        self.unsaved.note_answer(&key, None);
         self.restore_answer(key, answer);
         for _ in 0..FORGOTTEN_MAX {
             if !self.answers.is_beyond(once.keys_max) && !self.oldest_answer_is_due() {
@@ -129,6 +130,7 @@ impl State {
     fn forget_answer(&mut self, key: &SmolStr) {
         if let Some(answer) = self.answers.by_key.remove(key) {
             self.answers.by_revision.remove(&answer.revision);
+            self.unsaved.note_answer(key, Some(&answer));
             self.answers.result_bytes -= result_bytes(&answer.reply);
             self.hash = self.hash.wrapping_sub(hash::of_answer(key, &answer));
         }

@@ -21,6 +21,8 @@ const MAGIC: &[u8; 8] = b"HEARTHJ\x01";
 const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 const END: u8 = 3;
+/// Made durable whenever so much is written, because the log's own syncs share the disk.
+const SYNC_BYTES: usize = 8 << 20;
 
 fn path(dir: &Path) -> PathBuf {
     dir.join("journal")
@@ -35,6 +37,7 @@ pub(super) struct JournalWriter {
     dir: PathBuf,
     out: BufWriter<File>,
     frames: u64,
+    unsynced_bytes: usize,
 }
 
 impl JournalWriter {
@@ -42,46 +45,59 @@ impl JournalWriter {
         let mut out = BufWriter::with_capacity(1 << 18, File::create(unfinished_path(dir))?);
         out.write_all(MAGIC)?;
         out.write_all(&generation.to_le_bytes())?;
-        Ok(Self { dir: dir.to_owned(), out, frames: 0 })
+        Ok(Self { dir: dir.to_owned(), out, frames: 0, unsynced_bytes: 0 })
     }
 
-    /// Makes the journal durable under its name. From here on the checkpoint will be complete.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    /// Makes the journal durable under its name, and says how many rows it has. From here on the
+    /// checkpoint will be complete.
+    pub(super) fn finish(mut self) -> io::Result<u64> {
         let frames = self.frames;
-        self.frame(END, &frames.to_le_bytes(), &[])?;
+        self.frame(&[&[END], &frames.to_le_bytes()])?;
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_data()?;
         fs::rename(unfinished_path(&self.dir), path(&self.dir))?;
-        File::open(&self.dir)?.sync_all()
+        File::open(&self.dir)?.sync_all()?;
+        Ok(frames)
     }
 
-    fn frame(&mut self, kind: u8, first: &[u8], second: &[u8]) -> io::Result<()> {
+    fn frame(&mut self, body: &[&[u8]]) -> io::Result<()> {
         self.frames += 1;
-        frames::write(&mut self.out, &[&[kind], first, second])
+        frames::write(&mut self.out, body)?;
+        self.unsynced_bytes += body.iter().map(|part| part.len()).sum::<usize>();
+        if self.unsynced_bytes >= SYNC_BYTES {
+            self.unsynced_bytes = 0;
+            self.out.flush()?;
+            self.out.get_ref().sync_data()?;
+        }
+        Ok(())
     }
 }
 
 impl Rows for JournalWriter {
-    fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()> {
-        let mut head = u16::try_from(key.len()).map_err(io::Error::other)?.to_le_bytes().to_vec();
-        head.extend_from_slice(&key);
-        self.frame(PUT, &head, &sealed)
+    fn put(&mut self, key: &[u8], sealed: &[u8]) -> io::Result<()> {
+        let key_bytes = u16::try_from(key.len()).map_err(io::Error::other)?;
+        self.frame(&[&[PUT], &key_bytes.to_le_bytes(), key, sealed])
     }
 
-    fn remove(&mut self, key: Vec<u8>) -> io::Result<()> {
-        self.frame(REMOVE, &key, &[])
+    fn remove(&mut self, key: &[u8]) -> io::Result<()> {
+        self.frame(&[&[REMOVE], key])
     }
 }
 
-/// Applies a finished journal of `generation` to `rows`, if there is one, and drops an unfinished one.
+/// Drops an unfinished journal, which is of a checkpoint that never was.
+pub(super) fn drop_unfinished(dir: &Path) -> io::Result<()> {
+    remove_if_there(&unfinished_path(dir))
+}
+
+/// Applies a finished journal of `generation` to `rows`, and says how many they are; `None` when there is
+/// no such journal.
 ///
 /// # Errors
-/// `InvalidData` naming the offset when a finished journal is damaged.
-pub(super) fn recover(dir: &Path, generation: u32, rows: &mut impl Rows) -> io::Result<()> {
-    remove_if_there(&unfinished_path(dir))?;
+/// `InvalidData` naming the offset when the journal is damaged.
+pub(super) fn replay(dir: &Path, generation: u32, rows: &mut impl Rows) -> io::Result<Option<u64>> {
     let file = match File::open(path(dir)) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let mut input = BufReader::with_capacity(1 << 18, file);
@@ -93,7 +109,7 @@ pub(super) fn recover(dir: &Path, generation: u32, rows: &mut impl Rows) -> io::
     }
     if u32::from_le_bytes([g0, g1, g2, g3]) != generation {
         // Another generation replaced the one that it was for.
-        return Ok(());
+        return Ok(None);
     }
     let mut offset = header.len() as u64;
     let mut count = 0;
@@ -105,10 +121,10 @@ pub(super) fn recover(dir: &Path, generation: u32, rows: &mut impl Rows) -> io::
                 let (len, rest) = rest.split_first_chunk::<2>().ok_or_else(bad)?;
                 let (key, row) =
                     rest.split_at_checked(usize::from(u16::from_le_bytes(*len))).ok_or_else(bad)?;
-                rows.put(key.to_vec(), row.to_vec())?;
+                rows.put(key, row)?;
             }
-            (&REMOVE, key) => rows.remove(key.to_vec())?,
-            (&END, written) if written == u64::to_le_bytes(count) => return Ok(()),
+            (&REMOVE, key) => rows.remove(key)?,
+            (&END, written) if written == u64::to_le_bytes(count) => return Ok(Some(count)),
             _ => return Err(bad()),
         }
         count += 1;
@@ -138,20 +154,20 @@ mod tests {
     struct Seen(Vec<(Vec<u8>, Option<Vec<u8>>)>);
 
     impl Rows for Seen {
-        fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()> {
-            self.0.push((key, Some(sealed)));
+        fn put(&mut self, key: &[u8], sealed: &[u8]) -> io::Result<()> {
+            self.0.push((key.to_vec(), Some(sealed.to_vec())));
             Ok(())
         }
-        fn remove(&mut self, key: Vec<u8>) -> io::Result<()> {
-            self.0.push((key, None));
+        fn remove(&mut self, key: &[u8]) -> io::Result<()> {
+            self.0.push((key.to_vec(), None));
             Ok(())
         }
     }
 
     fn written(dir: &Path) -> JournalWriter {
         let mut journal = JournalWriter::create(dir, 3).unwrap();
-        journal.put(b"k1".to_vec(), b"row".to_vec()).unwrap();
-        journal.remove(b"k2".to_vec()).unwrap();
+        journal.put(b"k1", b"row").unwrap();
+        journal.remove(b"k2").unwrap();
         journal
     }
 
@@ -160,14 +176,14 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let mut seen = Seen::default();
         drop(written(dir.path()));
-        recover(dir.path(), 3, &mut seen).unwrap();
-        assert_eq!(seen.0, []);
+        assert_eq!(replay(dir.path(), 3, &mut seen).unwrap(), None);
+        drop_unfinished(dir.path()).unwrap();
         assert!(!unfinished_path(dir.path()).exists());
 
-        written(dir.path()).finish().unwrap();
-        recover(dir.path(), 4, &mut seen).unwrap();
+        assert_eq!(written(dir.path()).finish().unwrap(), 2);
+        assert_eq!(replay(dir.path(), 4, &mut seen).unwrap(), None);
         assert_eq!(seen.0, []);
-        recover(dir.path(), 3, &mut seen).unwrap();
+        assert_eq!(replay(dir.path(), 3, &mut seen).unwrap(), Some(2));
         assert_eq!(seen.0, [(b"k1".to_vec(), Some(b"row".to_vec())), (b"k2".to_vec(), None)]);
     }
 
@@ -195,7 +211,7 @@ mod tests {
             flipped[at] ^= 1 << (at % 8);
             for bytes in [&good[..at], &flipped] {
                 fs::write(path(dir.path()), bytes).unwrap();
-                let error = recover(dir.path(), 3, &mut Seen::default()).unwrap_err();
+                let error = replay(dir.path(), 3, &mut Seen::default()).unwrap_err();
                 assert!(error.to_string().starts_with("offset "), "{error}");
             }
         }

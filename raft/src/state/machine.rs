@@ -2,17 +2,17 @@
 //!
 //! **When views are published.** While a view shares the nodes of the maps, a change copies the nodes
 //! on its path instead of writing into them: several times the cost of the change itself. So a batch
-//! publishes a view only when somebody took one since the last, or waits for one. As long as there are
-//! reads, every batch publishes and no read touches the lock; only the first read after a stretch
+//! publishes a view only when somebody took one since the last, or waits for one, and otherwise lets go of
+//! the last one, which would also keep every value that is overwritten. As long as there are reads, every batch publishes and no read touches the lock; only the first read after a stretch
 //! without any makes its view itself, under the lock that a batch holds while it is applied. What looks
 //! again and again, like the clock of times to live, must do without a view: each one would have the
 //! next changes copy again.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
@@ -20,9 +20,9 @@ use tokio::sync::watch;
 
 use crate::background;
 use crate::metrics::StateMetrics;
-use crate::state::checkpoint::Checkpoints;
+use crate::state::checkpoint::{Checkpoints, Place};
 use crate::state::event::Changes;
-use crate::state::{SnapshotData, State, View, Watches};
+use crate::state::{Frozen, SnapshotData, State, View, Watches};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries that are applied in one go, and then answered: what a read may have to wait for.
@@ -35,7 +35,8 @@ pub(crate) struct Published(Arc<Shared>);
 struct Shared {
     /// Locked while a batch is applied, and by who makes a view.
     state: Mutex<State>,
-    view: ArcSwap<State>,
+    /// `None` when entries were applied since.
+    view: ArcSwapOption<State>,
     /// Whether somebody took a view since the last was published, or waits for the next.
     wanted: AtomicBool,
     /// Log index of the last entry applied.
@@ -46,6 +47,7 @@ struct Shared {
     data_bytes: AtomicU64,
     clock_ms: AtomicU64,
     due_ms: AtomicU64,
+    started: AtomicBool,
 }
 
 impl Published {
@@ -53,15 +55,16 @@ impl Published {
         let applied = view.revision();
         let (applied_index, _) = watch::channel(applied);
         Self(Arc::new(Shared {
-            state: Mutex::new((*view).clone()),
+            state: Mutex::new(State::thawed(&view)),
             data_bytes: AtomicU64::new(view.data_bytes),
             clock_ms: AtomicU64::new(view.clock_ms),
             due_ms: AtomicU64::new(view.due_ms()),
-            view: ArcSwap::new(view),
+            view: ArcSwapOption::new(Some(view)),
             wanted: AtomicBool::new(false),
             applied: AtomicU64::new(applied),
             applied_index,
             applied_bytes: AtomicU64::new(0),
+            started: AtomicBool::new(false),
         }))
     }
 
@@ -93,28 +96,39 @@ impl Published {
     /// What `look` finds in the state, without a view: nothing is shared, so that nothing has to be
     /// copied afterwards. Holds up applying: for a few figures only.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        match self.0.state.lock() {
-            Ok(state) => look(&state),
-            Err(_) => look(&self.newest()),
-        }
+        look(&self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The view that was published last, which may be old.
-    fn newest(&self) -> View {
+    /// For a checkpoint, with what it has to write. Nothing is published: readers would keep it.
+    pub(crate) fn freeze(&self) -> Frozen {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).freeze()
+    }
+
+    /// Openraft has started: from here on it asks for a snapshot only to send it.
+    pub(crate) fn started(&self) {
+        self.0.started.store(true, Ordering::Relaxed);
+    }
+
+    /// The view that was published last, if it is kept.
+    fn newest(&self) -> Option<View> {
         self.0.view.load_full()
     }
 
     /// A view that includes every entry whose reply was sent before the call.
     pub(crate) fn view(&self) -> View {
         self.want();
-        let view = self.newest();
-        if view.revision() >= self.applied_index() {
+        if let Some(view) = self.newest()
+            && view.revision() >= self.applied_index()
+        {
             return view;
         }
-        match self.0.state.lock() {
-            Ok(state) => self.publish(&state),
-            // Applying panicked half-way: Raft is down, and nothing newer than this was answered or will be.
-            Err(_) => view,
+        // If applying panicked half-way, Raft is down: nothing that is half there was answered, or will be,
+        // and the node stops.
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.newest() {
+            // Others waited for the lock as well.
+            Some(view) if view.revision() >= state.revision() => view,
+            _ => self.publish(&state),
         }
     }
 
@@ -145,7 +159,7 @@ impl Published {
 
     fn publish(&self, state: &State) -> View {
         let view = Arc::new(state.clone());
-        self.0.view.store(Arc::clone(&view));
+        self.0.view.store(Some(Arc::clone(&view)));
         view
     }
 
@@ -156,6 +170,8 @@ impl Published {
         self.0.due_ms.store(state.due_ms(), Ordering::Relaxed);
         if self.0.wanted.swap(false, Ordering::SeqCst) {
             self.publish(state);
+        } else {
+            self.0.view.store(None);
         }
         self.0.applied.store(state.revision(), Ordering::Release);
         self.0.applied_index.send_replace(state.revision());
@@ -242,14 +258,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> CheckpointBuilder {
-        CheckpointBuilder { checkpoints: Arc::clone(&self.checkpoints), view: self.published.view() }
+        CheckpointBuilder {
+            checkpoints: Arc::clone(&self.checkpoints),
+            frozen: Some(self.published.freeze()),
+        }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
         let checkpoints = Arc::clone(&self.checkpoints);
         let meta = meta.clone();
         let state = tokio::task::spawn_blocking(move || {
-            let view = Arc::clone(data.view());
+            let view = data
+                .view()
+                .cloned()
+                .ok_or_else(|| io::Error::other("a checkpoint is where it was written"))?;
             // The restart path of openraft hands back the very checkpoint that is loaded.
             if view.meta() != meta {
                 return Err(io::Error::new(
@@ -261,6 +283,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 // What came from a leader is on disk already: Raft answers nobody while this runs.
                 SnapshotData::Incoming(incoming) => checkpoints.install(incoming)?,
                 SnapshotData::View(view) => checkpoints.replace(view)?,
+                SnapshotData::AtRest => {}
             }
             Ok(view)
         })
@@ -269,7 +292,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let (old, woken) = {
             let mut current = self.published.lock()?;
             // Also takes the old view out of sight, so that it can be freed.
-            let old = (std::mem::replace(&mut *current, (*state).clone()), self.published.newest());
+            let old = (std::mem::replace(&mut *current, State::thawed(&state)), self.published.newest());
             self.published.want();
             self.published.applied(&current);
             self.metrics.observe(&current);
@@ -284,27 +307,38 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let last = self.checkpoints.last();
-        Ok(last.last_applied.is_some().then(|| snapshot_of(last)))
+        if last.last_applied.is_none() {
+            return Ok(None);
+        }
+        // Whoever gets a snapshot wants the newest state, and the checkpoint's is not kept in memory. But
+        // while openraft starts, it takes the answer for what is at rest, and would purge up to there.
+        let view = self.published.look(|state| Arc::new(state.clone()));
+        Ok(Some(match self.published.0.started.load(Ordering::Relaxed) || view.meta() == last.meta() {
+            true => Snapshot { meta: view.meta(), snapshot: SnapshotData::View(view) },
+            false => at_rest(&last),
+        }))
     }
 }
 
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
-fn snapshot_of(view: View) -> Snapshot {
-    Snapshot { meta: view.meta(), snapshot: SnapshotData::View(view) }
+fn at_rest(place: &Place) -> Snapshot {
+    Snapshot { meta: place.meta(), snapshot: SnapshotData::AtRest }
 }
 
-/// Makes the view durable, then reports it to openraft as a snapshot, which lets the log be purged.
+/// Makes a frozen state durable, then reports it to openraft as a snapshot, which lets the log be purged.
 pub struct CheckpointBuilder {
     checkpoints: Arc<Checkpoints>,
-    view: View,
+    /// `None` once it is being written.
+    frozen: Option<Frozen>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        Ok(snapshot_of(self.checkpoints.write(Arc::clone(&self.view)).await?))
+        let frozen = self.frozen.take().ok_or_else(|| io::Error::other("a checkpoint is written once"))?;
+        Ok(at_rest(&*self.checkpoints.write(frozen).await?))
     }
 }
 

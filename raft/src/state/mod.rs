@@ -9,8 +9,8 @@
 //! **Who watches.** What an entry changes goes, once every view includes it, into the [`history`], a bounded
 //! list of the newest changes from which [`watch`] serves all watchers.
 //!
-//! **Where it rests.** [`checkpoint`] writes what changed since the last checkpoint to sled as one
-//! batch; [`snapshot`] is the same content as a stream for a follower. Start is: load sled, replay
+//! **Where it rests.** [`checkpoint`] writes what changed since the last checkpoint ([`unsaved`]) to sled,
+//! all of it or nothing; [`snapshot`] is the same content as a stream for a follower. Start is: load sled, replay
 //! the log behind it.
 //!
 //! **Invariants.**
@@ -31,10 +31,12 @@ pub(crate) mod history;
 mod idempotency;
 mod journal;
 mod machine;
+mod pace;
 pub(crate) mod rows;
 mod scan;
 pub(crate) mod snapshot;
 mod txn;
+mod unsaved;
 mod watch;
 
 use std::num::NonZeroU64;
@@ -51,6 +53,8 @@ pub(crate) use self::idempotency::{Remembered, RememberedAnswers};
 pub(crate) use self::machine::Published;
 pub use self::machine::StateMachine;
 pub use self::snapshot::SnapshotData;
+pub(crate) use self::unsaved::Frozen;
+use self::unsaved::Unsaved;
 pub(crate) use self::watch::Watches;
 pub use self::watch::{Watched, Watcher};
 use crate::codec::CodecError;
@@ -99,6 +103,8 @@ pub struct State {
     pub last_applied: Option<LogId>,
     /// The last membership applied.
     pub membership: Arc<StoredMembership>,
+    /// What the next checkpoint has to write; nothing in a view.
+    unsaved: Unsaved,
 }
 
 impl State {
@@ -136,7 +142,20 @@ impl State {
             }
         };
         self.last_applied = Some(log_id);
+        self.unsaved.bound(self.keys.len() + self.ages.len() + self.answers.by_key.len());
         Ok(applied)
+    }
+
+    /// A state to apply entries to that is `view` so far, all of which is at rest.
+    pub(crate) fn thawed(view: &Self) -> Self {
+        Self { unsaved: Unsaved::since(view.last_applied), ..view.clone() }
+    }
+
+    /// A view of it for a checkpoint, with what that has to write. The next one writes only what is
+    /// changed from here on.
+    pub(crate) fn freeze(&mut self) -> Frozen {
+        let unsaved = std::mem::replace(&mut self.unsaved, Unsaved::since(self.last_applied));
+        Frozen::new(Arc::new(self.clone()), unsaved)
     }
 
     /// Puts back a key that was read from disk.
@@ -150,6 +169,7 @@ impl State {
         if let Some(old) = self.ages.remove(name) {
             self.data_bytes -= (name.len() + old.len()) as u64;
             self.hash = self.hash.wrapping_sub(hash::of_list(name, &old));
+            self.unsaved.note_ages(name, Some(&old));
         }
     }
 

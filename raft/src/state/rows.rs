@@ -115,14 +115,20 @@ pub(crate) fn head_key(kind: u8, name: &str) -> Vec<u8> {
     key
 }
 
-fn piece_key(kind: u8, name: &str, piece: usize) -> Result<Vec<u8>, CodecError> {
-    let too_long =
-        |_| CodecError::Malformed { what: "row key", source: Box::new(bincode::ErrorKind::SizeLimit) };
+fn too_long(_: std::num::TryFromIntError) -> CodecError {
+    CodecError::Malformed { what: "row key", source: Box::new(bincode::ErrorKind::SizeLimit) }
+}
+
+fn age_piece_key(name: &str, piece: usize) -> Result<Vec<u8>, CodecError> {
+    piece_key(AGES_PIECE, name, u32::try_from(piece).map_err(too_long)?)
+}
+
+fn piece_key(kind: u8, name: &str, piece: u32) -> Result<Vec<u8>, CodecError> {
     let mut key = Vec::with_capacity(1 + 2 + name.len() + 4);
     key.push(kind);
     key.extend_from_slice(&u16::try_from(name.len()).map_err(too_long)?.to_be_bytes());
     key.extend_from_slice(name.as_bytes());
-    key.extend_from_slice(&u32::try_from(piece).map_err(too_long)?.to_be_bytes());
+    key.extend_from_slice(&piece.to_be_bytes());
     Ok(key)
 }
 
@@ -147,8 +153,12 @@ fn checksum(key: &[u8], row: &[u8]) -> u32 {
 }
 
 /// How many piece rows a value of this length has; 0 when it is inline.
-fn value_pieces(value_bytes: usize) -> usize {
-    if value_bytes <= PIECE_BYTES { 0 } else { value_bytes.div_ceil(PIECE_BYTES) }
+pub(super) fn value_pieces(value_bytes: usize) -> u32 {
+    if value_bytes <= PIECE_BYTES {
+        0
+    } else {
+        u32::try_from(value_bytes.div_ceil(PIECE_BYTES)).unwrap_or(u32::MAX)
+    }
 }
 
 fn age_pieces(len: usize) -> usize {
@@ -157,15 +167,28 @@ fn age_pieces(len: usize) -> usize {
 
 /// Where rows go: into sled, or into the journal before that.
 pub(crate) trait Rows {
-    fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()>;
-    fn remove(&mut self, key: Vec<u8>) -> io::Result<()>;
+    fn put(&mut self, key: &[u8], sealed: &[u8]) -> io::Result<()>;
+    fn remove(&mut self, key: &[u8]) -> io::Result<()>;
 }
 
-/// Writes `record`, and takes away the pieces that `old` had more.
+/// What lies at rest of a list of ages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ListAtRest {
+    created_revision: u64,
+    len: usize,
+}
+
+impl From<&AgeList> for ListAtRest {
+    fn from(list: &AgeList) -> Self {
+        Self { created_revision: list.created_revision(), len: list.len() }
+    }
+}
+
+/// Writes `record`, and takes away what there is more of the `pieces_at_rest`.
 pub(crate) fn write_key(
     rows: &mut impl Rows,
     key: &str,
-    old: Option<&Record>,
+    pieces_at_rest: u32,
     record: &Record,
 ) -> io::Result<()> {
     let pieces = value_pieces(record.value.len());
@@ -178,29 +201,29 @@ pub(crate) fn write_key(
         inline: if pieces == 0 { &record.value } else { &[] },
     };
     put(rows, head_key(KEY, key), codec::encode("key row", &head)?)?;
-    for (number, piece) in record.value.chunks(PIECE_BYTES).take(pieces).enumerate() {
+    for (number, piece) in (0..pieces).zip(record.value.chunks(PIECE_BYTES)) {
         put(rows, piece_key(VALUE_PIECE, key, number)?, piece.to_vec())?;
     }
-    for number in pieces..old.map_or(0, |old| value_pieces(old.value.len())) {
-        rows.remove(piece_key(VALUE_PIECE, key, number)?)?;
+    for number in pieces..pieces_at_rest {
+        rows.remove(&piece_key(VALUE_PIECE, key, number)?)?;
     }
     Ok(())
 }
 
-/// Removes every row of `record`.
-pub(crate) fn remove_key(rows: &mut impl Rows, key: &str, record: &Record) -> io::Result<()> {
-    rows.remove(head_key(KEY, key))?;
-    for number in 0..value_pieces(record.value.len()) {
-        rows.remove(piece_key(VALUE_PIECE, key, number)?)?;
+/// Removes every row of a key with so many pieces.
+pub(super) fn remove_key(rows: &mut impl Rows, key: &str, pieces_at_rest: u32) -> io::Result<()> {
+    rows.remove(&head_key(KEY, key))?;
+    for number in 0..pieces_at_rest {
+        rows.remove(&piece_key(VALUE_PIECE, key, number)?)?;
     }
     Ok(())
 }
 
-/// Writes what `list` has more than `old`; all of it when they are not the same list.
-pub(crate) fn write_ages(
+/// Writes what `list` has more than what lies at rest; all of it when that is another list.
+pub(super) fn write_ages(
     rows: &mut impl Rows,
     name: &str,
-    old: Option<&AgeList>,
+    at_rest: Option<ListAtRest>,
     list: &AgeList,
 ) -> io::Result<()> {
     let head = AgesV1 {
@@ -209,25 +232,25 @@ pub(crate) fn write_ages(
         len: list.len() as u64,
     };
     put(rows, head_key(AGES, name), codec::encode("ages row", &head)?)?;
-    let first = match old {
-        Some(old) if old.created_revision() == list.created_revision() => old.len() / PIECE_AGES,
+    let first = match at_rest {
+        Some(old) if old.created_revision == list.created_revision() => old.len / PIECE_AGES,
         _ => 0,
     };
     let mut ages = list.iter_from(first * PIECE_AGES);
     for number in first..age_pieces(list.len()) {
-        put(rows, piece_key(AGES_PIECE, name, number)?, ages.by_ref().take(PIECE_AGES).collect())?;
+        put(rows, age_piece_key(name, number)?, ages.by_ref().take(PIECE_AGES).collect())?;
     }
-    for number in age_pieces(list.len())..old.map_or(0, |old| age_pieces(old.len())) {
-        rows.remove(piece_key(AGES_PIECE, name, number)?)?;
+    for number in age_pieces(list.len())..at_rest.map_or(0, |old| age_pieces(old.len)) {
+        rows.remove(&age_piece_key(name, number)?)?;
     }
     Ok(())
 }
 
-/// Removes every row of `list`.
-pub(crate) fn remove_ages(rows: &mut impl Rows, name: &str, list: &AgeList) -> io::Result<()> {
-    rows.remove(head_key(AGES, name))?;
-    for number in 0..age_pieces(list.len()) {
-        rows.remove(piece_key(AGES_PIECE, name, number)?)?;
+/// Removes every row of a list.
+pub(super) fn remove_ages(rows: &mut impl Rows, name: &str, at_rest: Option<ListAtRest>) -> io::Result<()> {
+    rows.remove(&head_key(AGES, name))?;
+    for number in 0..at_rest.map_or(0, |old| age_pieces(old.len)) {
+        rows.remove(&age_piece_key(name, number)?)?;
     }
     Ok(())
 }
@@ -239,7 +262,7 @@ pub(crate) fn write_answer(rows: &mut impl Rows, key: &str, answer: &Remembered)
 
 /// Removes the answer under an idempotency key.
 pub(crate) fn remove_answer(rows: &mut impl Rows, key: &str) -> io::Result<()> {
-    rows.remove(head_key(ANSWER, key))
+    rows.remove(&head_key(ANSWER, key))
 }
 
 /// Writes the meta row, which is what makes a batch a checkpoint.
@@ -250,7 +273,7 @@ pub(crate) fn write_meta(rows: &mut impl Rows, meta: &MetaV1) -> io::Result<()> 
 
 fn put(rows: &mut impl Rows, key: Vec<u8>, row: Vec<u8>) -> io::Result<()> {
     let sealed = seal(&key, row);
-    rows.put(key, sealed)
+    rows.put(&key, &sealed)
 }
 
 /// Reads the pieces of a value that was not inline.
@@ -284,7 +307,7 @@ pub(crate) fn read_ages<E>(
 ) -> Result<Result<AgeList, E>, CodecError> {
     let mut ages = imbl::Vector::new();
     for number in 0..age_pieces(usize::try_from(head.len).unwrap_or(usize::MAX)) {
-        match row(&piece_key(AGES_PIECE, name, number)?) {
+        match row(&age_piece_key(name, number)?) {
             Ok(piece) => ages.extend(piece),
             Err(error) => return Ok(Err(error)),
         }

@@ -33,14 +33,17 @@ pub enum SnapshotData {
     View(View),
     /// A complete state that a leader sent.
     Incoming(Incoming),
+    /// A checkpoint of this node. It is at rest and nowhere else.
+    AtRest,
 }
 
 impl SnapshotData {
-    /// The state.
-    pub(crate) fn view(&self) -> &View {
+    /// The state, if it is in memory.
+    pub(crate) fn view(&self) -> Option<&View> {
         match self {
-            Self::View(view) => view,
-            Self::Incoming(incoming) => incoming.view(),
+            Self::View(view) => Some(view),
+            Self::Incoming(incoming) => Some(incoming.view()),
+            Self::AtRest => None,
         }
     }
 }
@@ -166,7 +169,7 @@ pub(crate) fn read(mut input: impl Read, rows: &mut impl Rows) -> io::Result<Sta
                     created_revision,
                     expires_at_ms,
                 };
-                rows::write_key(rows, key, None, &record)?;
+                rows::write_key(rows, key, 0, &record)?;
                 state.restore_key(key.into(), record);
             }
             (SnapshotRecordV1::Ages { name, revision, created_revision, ages }, Some(_)) => {

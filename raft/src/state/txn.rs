@@ -34,7 +34,8 @@ impl State {
             match result {
                 Ok(result) if read_bytes <= result_bytes_max => results.push(result),
                 refused => {
-                    *self = before;
+                    // What it touched stays noted: more than has to be written is no harm.
+                    *self = Self { unsaved: std::mem::take(&mut self.unsaved), ..before };
                     changes.list.truncate(changes_before);
                     let reason = refused.err().unwrap_or(too_large);
                     return Reply::TxnRefused { succeeded, operation, reason };

@@ -122,9 +122,9 @@ impl Store {
         let AtRest { log, checkpoints, view } =
             at_rest::open(Arc::clone(&data_dir), registry, &state_metrics).await?;
         let checkpoints = Arc::new(checkpoints);
-        let published = Published::new(Arc::clone(&view));
+        let published = Published::new(view);
         let history = HistoryLimits { events_max: options.history_events, bytes_max: options.history_bytes };
-        let watches = Watches::new(history, view.revision());
+        let watches = Watches::new(history, published.applied_index());
         let machine = StateMachine::new(
             published.clone(),
             Arc::clone(&checkpoints),
@@ -136,6 +136,7 @@ impl Store {
         let raft = Raft::new(identity.node_id, config, Factory(Arc::clone(&peers)), log.clone(), machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
+        published.started();
         let limits = Limits {
             data_bytes_max: options.data_bytes_max,
             proposals_max: options.proposals_max,
@@ -426,7 +427,8 @@ impl Store {
         if let Err(error) = stopped.map_err(late("Raft to stop"))? {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
-        let last = self.checkpoints.write(self.published.view());
+        self.checkpoints.hurry_always();
+        let last = self.checkpoints.write(self.published.freeze());
         let written = tokio::time::timeout_at(deadline, last).await;
         if let Err(error) = written.map_err(late("the last checkpoint"))? {
             tracing::warn!(%error, "the last checkpoint failed; the log holds what it lacks");

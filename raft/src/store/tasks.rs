@@ -114,9 +114,11 @@ pub(super) async fn trigger_checkpoints(
     loop {
         tick.tick().await;
         let (applied, durable) = (published.applied_index(), checkpoints.last().revision());
-        if due.look(applied, durable, published.applied_bytes(), Instant::now(), &options)
-            && raft.trigger().snapshot().await.is_err()
-        {
+        let (bytes, now) = (published.applied_bytes(), Instant::now());
+        if due.is_next(applied, durable, bytes, now, &options) {
+            checkpoints.hurry();
+        }
+        if due.look(applied, durable, bytes, now, &options) && raft.trigger().snapshot().await.is_err() {
             // Raft has stopped.
             return;
         }
@@ -146,13 +148,22 @@ impl Due {
         if durable < self.asked_for {
             return true;
         }
-        let is_due = applied - durable >= options.checkpoint_entries
-            || bytes - self.bytes_before >= options.checkpoint_bytes
-            || now - self.begun >= options.checkpoint_interval;
+        let is_due = self.is_due(applied - durable, bytes, now, options);
         if is_due {
             *self = Self { bytes_before: bytes, begun: now, asked_for: applied };
         }
         is_due
+    }
+
+    /// Whether the one after that which was asked for, and is not there yet, is due as well.
+    fn is_next(&self, applied: u64, durable: u64, bytes: u64, now: Instant, options: &StoreOptions) -> bool {
+        durable < self.asked_for && self.is_due(applied.saturating_sub(self.asked_for), bytes, now, options)
+    }
+
+    fn is_due(&self, entries: u64, bytes: u64, now: Instant, options: &StoreOptions) -> bool {
+        entries >= options.checkpoint_entries
+            || bytes - self.bytes_before >= options.checkpoint_bytes
+            || now - self.begun >= options.checkpoint_interval
     }
 }
 

@@ -3,6 +3,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::command::Op;
 use crate::state::generation::{open_sled, set_current};
+use crate::state::rows::Rows;
 use crate::state::tests::{age, apply, content, put, sample_state, state_after};
 
 /// Of a new node, or of one that was there before.
@@ -40,7 +41,7 @@ fn what_was_written_is_loaded() {
     assert_eq!(empty.last_applied, None);
 
     let mut state = sample_state();
-    checkpoints.write_now(Arc::new(state.clone())).unwrap();
+    checkpoints.write_now(state.freeze()).unwrap();
     let (checkpoints, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&state));
 
@@ -55,7 +56,7 @@ fn what_was_written_is_loaded() {
     ];
     for (index, op) in (8..).zip(ops) {
         apply(&mut state, index, op);
-        checkpoints.write_now(Arc::new(state.clone())).unwrap();
+        checkpoints.write_now(state.freeze()).unwrap();
     }
     let (checkpoints, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&state));
@@ -68,9 +69,9 @@ fn a_long_list_of_ages_is_written_piece_by_piece() {
     let dir = TempDir::new().unwrap();
     let (checkpoints, _) = open(dir.path()).unwrap();
     let mut state = state_after((0..3000u32).map(|n| age("n", (n % 150) as u8)));
-    checkpoints.write_now(Arc::new(state.clone())).unwrap();
+    checkpoints.write_now(state.freeze()).unwrap();
     apply(&mut state, 3001, age("n", 5));
-    checkpoints.write_now(Arc::new(state.clone())).unwrap();
+    checkpoints.write_now(state.freeze()).unwrap();
     let (_, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&state));
 }
@@ -79,11 +80,11 @@ fn a_long_list_of_ages_is_written_piece_by_piece() {
 fn an_older_view_does_not_undo_a_newer_checkpoint() {
     let dir = TempDir::new().unwrap();
     let (checkpoints, _) = open(dir.path()).unwrap();
-    let older = state_after([put("k", b"1")]);
-    let mut newer = older.clone();
+    let mut older = state_after([put("k", b"1")]);
+    let mut newer = State::thawed(&older);
     apply(&mut newer, 2, put("k", b"2"));
-    checkpoints.write_now(Arc::new(newer)).unwrap();
-    let durable = checkpoints.write_now(Arc::new(older)).unwrap();
+    checkpoints.write_now(newer.freeze()).unwrap();
+    let durable = checkpoints.write_now(older.freeze()).unwrap();
     assert_eq!(durable.revision(), 2);
 }
 
@@ -91,10 +92,10 @@ fn an_older_view_does_not_undo_a_newer_checkpoint() {
 /// between, and no start fails.
 #[test]
 fn replacing_is_atomic() {
-    let (old, new) = (state_after([put("old", b"1"), put("a", b"of the old")]), sample_state());
+    let (mut old, new) = (state_after([put("old", b"1"), put("a", b"of the old")]), sample_state());
     let old_on_disk = TempDir::new().unwrap();
     let (checkpoints, _) = open(old_on_disk.path()).unwrap();
-    checkpoints.write_now(Arc::new(old.clone())).unwrap();
+    checkpoints.write_now(old.freeze()).unwrap();
     drop(checkpoints);
     let next = TempDir::new().unwrap();
     let filled = fill(Generation::begin(next.path(), 2).unwrap(), &new).unwrap();
@@ -199,7 +200,7 @@ fn damage_is_found_and_named() {
     for (name, damage, message) in cases {
         let dir = TempDir::new().unwrap();
         let (checkpoints, _) = open(dir.path()).unwrap();
-        checkpoints.write_now(Arc::new(sample_state())).unwrap();
+        checkpoints.write_now(sample_state().freeze()).unwrap();
         damage(&current(&checkpoints).db);
         drop(checkpoints);
         let error = reopen(dir.path()).err().unwrap_or_else(|| panic!("{name}: not found")).to_string();
@@ -220,10 +221,10 @@ fn no_value_ends_up_in_an_unsynced_file() {
     let dir = TempDir::new().unwrap();
     let (checkpoints, _) = open(dir.path()).unwrap();
     let sizes = [0, 1, 4096, 4097, 8192, 100_000, 1 << 20];
-    let state = state_after(
+    let mut state = state_after(
         sizes.iter().cycle().take(70).enumerate().map(|(n, size)| put(&format!("{n:03}"), &vec![1; *size])),
     );
-    checkpoints.write_now(Arc::new(state)).unwrap();
+    checkpoints.write_now(state.freeze()).unwrap();
     let blobs = fs::read_dir(dir.path().join("00000001/blobs")).unwrap().count();
     assert_eq!(blobs, 0);
 }
@@ -232,38 +233,43 @@ fn no_value_ends_up_in_an_unsynced_file() {
 /// before that: the old state.
 #[test]
 fn a_checkpoint_is_whole_or_not_at_all() {
-    let old = Arc::new(sample_state());
-    let mut new = (*old).clone();
-    for (index, op) in (8..).zip([put("a", b"new"), Op::Delete { key: "large".into() }, age("Lukas", 9)]) {
-        apply(&mut new, index, op);
-    }
     for applied in [None, Some(0), Some(1), Some(2), Some(usize::MAX)] {
         let dir = TempDir::new().unwrap();
         let (checkpoints, _) = open(dir.path()).unwrap();
-        checkpoints.write_now(Arc::clone(&old)).unwrap();
+        let mut state = sample_state();
+        let old = checkpoints.write_now(state.freeze()).unwrap().last_applied;
+        let before = content(&state);
+        for (index, op) in (8..).zip([put("a", b"new"), Op::Delete { key: "large".into() }, age("Lukas", 9)])
+        {
+            apply(&mut state, index, op);
+        }
+        let frozen = state.freeze();
+        assert!(frozen.continues(old));
         let mut journal = JournalWriter::create(dir.path(), 1).unwrap();
-        difference(&old, &new, &mut journal).unwrap();
+        let (haste, meta) = (Haste::default(), MetaV1::from(&state));
+        frozen.write(&mut journal, &Pace::new(&haste, Duration::ZERO, 1)).unwrap();
+        rows::write_meta(&mut journal, &meta).unwrap();
         let expected = match applied {
             None => {
                 drop(journal);
-                content(&old)
+                before
             }
             Some(rows) => {
                 journal.finish().unwrap();
                 let current = current(&checkpoints);
                 let mut some = FirstRows { left: rows, batches: Batches::new(&current) };
-                difference(&old, &new, &mut some).unwrap();
+                journal::replay(dir.path(), 1, &mut some).unwrap();
                 some.batches.finish().unwrap();
-                content(&new)
+                content(&state)
             }
         };
         let (checkpoints, loaded) = reopened(checkpoints, &dir);
         assert_eq!(content(&loaded), expected, "{applied:?} rows were in sled");
         assert!(!dir.path().join("journal").exists() && !dir.path().join("journal.new").exists());
         // And the next checkpoint stands on it.
-        let mut next = (*loaded).clone();
+        let mut next = State::thawed(&loaded);
         apply(&mut next, 20, put("b", b"next"));
-        checkpoints.write_now(Arc::new(next.clone())).unwrap();
+        checkpoints.write_now(next.freeze()).unwrap();
         assert_eq!(content(&reopened(checkpoints, &dir).1), content(&next));
     }
 }
@@ -274,11 +280,11 @@ struct FirstRows<'a> {
 }
 
 impl Rows for FirstRows<'_> {
-    fn put(&mut self, key: Vec<u8>, sealed: Vec<u8>) -> io::Result<()> {
+    fn put(&mut self, key: &[u8], sealed: &[u8]) -> io::Result<()> {
         self.left = self.left.saturating_sub(1);
         if self.left > 0 { self.batches.put(key, sealed) } else { Ok(()) }
     }
-    fn remove(&mut self, key: Vec<u8>) -> io::Result<()> {
+    fn remove(&mut self, key: &[u8]) -> io::Result<()> {
         self.left = self.left.saturating_sub(1);
         if self.left > 0 { self.batches.remove(key) } else { Ok(()) }
     }
@@ -293,7 +299,7 @@ fn closing_gives_sled_up_while_others_still_hold_the_checkpoints() {
     let opening = std::thread::spawn(move || open(&path).map(|_| ()));
     checkpoints.close();
     opening.join().unwrap().unwrap();
-    let error = checkpoints.write_now(Arc::new(sample_state())).unwrap_err();
+    let error = checkpoints.write_now(sample_state().freeze()).unwrap_err();
     assert_eq!(error.to_string(), "the store is closed");
 }
 
@@ -316,8 +322,8 @@ fn stream(state: &State) -> Vec<u8> {
 fn a_received_snapshot_counts_only_when_it_is_installed() {
     let dir = TempDir::new().unwrap();
     let (checkpoints, _) = open(dir.path()).unwrap();
-    let old = state_after([put("old", b"1")]);
-    checkpoints.write_now(Arc::new(old.clone())).unwrap();
+    let mut old = state_after([put("old", b"1")]);
+    checkpoints.write_now(old.freeze()).unwrap();
     let new = sample_state();
 
     // Damaged or cut off: nothing is left of it.
@@ -338,14 +344,14 @@ fn a_received_snapshot_counts_only_when_it_is_installed() {
 
     // While it arrives checkpoints go on, and what is written then is kept until it is installed.
     let incoming = checkpoints.receive(&good[..]).unwrap();
-    let mut later = old.clone();
+    let mut later = State::thawed(&old);
     apply(&mut later, 2, put("later", b"2"));
-    checkpoints.write_now(Arc::new(later)).unwrap();
+    checkpoints.write_now(later.freeze()).unwrap();
     checkpoints.install(incoming).unwrap();
-    assert_eq!(content(&checkpoints.last()), content(&new));
-    let mut next = new.clone();
+    assert_eq!(checkpoints.last().meta(), new.meta());
+    let mut next = State::thawed(&new);
     apply(&mut next, 20, put("next", b"3"));
-    checkpoints.write_now(Arc::new(next.clone())).unwrap();
+    checkpoints.write_now(next.freeze()).unwrap();
     let (_, loaded) = reopened(checkpoints, &dir);
     assert_eq!(content(&loaded), content(&next));
 }
@@ -384,7 +390,7 @@ fn damage_to_the_file_of_sled_is_found_or_harmless() {
                 put(&format!("k{}", random.random_range(0..60)), &vec![7; bytes]),
             );
         }
-        checkpoints.write_now(Arc::new(state.clone())).unwrap();
+        checkpoints.write_now(state.freeze()).unwrap();
     }
     drop(checkpoints);
     let expected = content(&reopen(dir.path()).unwrap().1);
