@@ -191,7 +191,9 @@ impl Checkpoints {
             let spread = (begun.duration_since(before) / 2).min(SPREAD_MAX);
             self.write_changes(&current, frozen, spread)?;
         } else {
-            tracing::info!("too much has changed since the last checkpoint: the whole state is written anew");
+            tracing::info!(
+                "what has changed since the last checkpoint is too much, or not known: all is written anew"
+            );
             self.replace(frozen.view)?;
         }
         timer.observe_duration();

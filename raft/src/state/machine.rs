@@ -100,8 +100,11 @@ impl Published {
     }
 
     /// For a checkpoint, with what it has to write. Nothing is published: readers would keep it.
-    pub(crate) fn freeze(&self) -> Frozen {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).freeze()
+    ///
+    /// # Errors
+    /// When applying an entry panicked: a half of it must not get to disk.
+    pub(crate) fn freeze(&self) -> io::Result<Frozen> {
+        Ok(self.lock()?.freeze())
     }
 
     /// Openraft has started: from here on it asks for a snapshot only to send it.
@@ -312,7 +315,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         // Whoever gets a snapshot wants the newest state, and the checkpoint's is not kept in memory. But
         // while openraft starts, it takes the answer for what is at rest, and would purge up to there.
-        let view = self.published.look(|state| Arc::new(state.clone()));
+        let view = Arc::new(self.published.lock()?.clone());
         Ok(Some(match self.published.0.started.load(Ordering::Relaxed) || view.meta() == last.meta() {
             true => Snapshot { meta: view.meta(), snapshot: SnapshotData::View(view) },
             false => at_rest(&last),
@@ -330,14 +333,14 @@ fn at_rest(place: &Place) -> Snapshot {
 pub struct CheckpointBuilder {
     checkpoints: Arc<Checkpoints>,
     /// `None` once it is being written.
-    frozen: Option<Frozen>,
+    frozen: Option<io::Result<Frozen>>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let frozen = self.frozen.take().ok_or_else(|| io::Error::other("a checkpoint is written once"))?;
+        let frozen = self.frozen.take().ok_or_else(|| io::Error::other("a checkpoint is written once"))??;
         Ok(at_rest(&*self.checkpoints.write(frozen).await?))
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! A low priority alone does not keep background work out of the way of requests: who is woken while a
 //! processor is at such work waits until that has had its turn, some milliseconds, and a request is handed
-//! over between threads several times.
+//! over between threads several times. Reads of a million keys on three nodes that share two cores, p99 while
+//! 250,000 keys go to disk against p99 without: 2.8 times (linearizable) and 3.4 (local) at a low priority,
+//! 2.7 and 3.1 under `SCHED_IDLE`, 1.6 and 1.7 with pauses.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -428,7 +428,10 @@ impl Store {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
         self.checkpoints.hurry_always();
-        let last = self.checkpoints.write(self.published.freeze());
+        let last = async {
+            let frozen = self.published.freeze()?;
+            self.checkpoints.write(frozen).await
+        };
         let written = tokio::time::timeout_at(deadline, last).await;
         if let Err(error) = written.map_err(late("the last checkpoint"))? {
             tracing::warn!(%error, "the last checkpoint failed; the log holds what it lacks");

@@ -88,6 +88,26 @@ async fn a_start_takes_only_what_is_at_rest_for_a_snapshot() {
     assert_eq!((view.revision(), view.meta()), (4, newest.meta));
 }
 
+/// A panic within an entry leaves a half of it, which is neither written to disk nor sent to anybody.
+#[tokio::test]
+async fn what_is_half_applied_goes_nowhere() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut machine = machine(dir.path());
+    apply_entries(&mut machine, 1..=2).await;
+    machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    let published = machine.published.clone();
+    let panicking = std::thread::spawn(move || {
+        let mut state = published.lock().unwrap();
+        apply(&mut state, 3, put("k", b"half"));
+        panic!("on purpose");
+    });
+    panicking.join().unwrap_err();
+    assert!(machine.published.freeze().is_err());
+    assert!(machine.get_snapshot_builder().await.build_snapshot().await.is_err());
+    assert!(machine.get_current_snapshot().await.is_err());
+    assert_eq!(machine.checkpoints.last().revision(), 2);
+}
+
 /// What is overwritten must not stay in memory because somebody read it once, or because it was written
 /// to disk.
 #[tokio::test]
