@@ -1,11 +1,9 @@
 //! How the programs are linked.
 
-use std::path::PathBuf;
-
-fn main() -> std::io::Result<()> {
+fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     fold_identical_functions();
-    leave_out_libgcc()
+    let_the_program_stand_alone();
 }
 
 fn is(variable: &str, wanted: &str) -> bool {
@@ -23,16 +21,14 @@ fn fold_identical_functions() {
     }
 }
 
-/// Links `very_important_value` without `libgcc_s.so`, which it would load at each start and never use.
-///
-/// The standard library asks for that library by name, and there is no flag to have its static form instead.
-/// The linker finds the name here first, and behind it what `gcc -static-libgcc` would link. It is 15 % of what
-/// a start costs: `/local_program` starts the program thousands of times a second.
-fn leave_out_libgcc() -> std::io::Result<()> {
-    let Some(directory) = std::env::var_os("OUT_DIR").map(PathBuf::from) else { return Ok(()) };
-    if is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ENV", "gnu") {
-        std::fs::write(directory.join("libgcc_s.so"), "GROUP ( -lgcc_eh -lgcc )\n")?;
-        println!("cargo::rustc-link-arg-bin=very_important_value=-L{}", directory.display());
+/// Has `very_important_value` begin at an entry of its own, with no library to load or to set up: see
+/// `src/bin/very_important_value/start.rs`. Elsewhere it is an ordinary program.
+fn let_the_program_stand_alone() {
+    println!("cargo::rustc-check-cfg=cfg(freestanding)");
+    if is("TARGET", "x86_64-unknown-linux-gnu") {
+        println!("cargo::rustc-cfg=freestanding");
+        for argument in ["-nostartfiles", "-static", "-no-pie"] {
+            println!("cargo::rustc-link-arg-bin=very_important_value={argument}");
+        }
     }
-    Ok(())
 }
