@@ -252,8 +252,10 @@ impl Shared {
             _ => &self.starters,
         };
         // Never full: the queue has room for as many as there are turns.
-        let started =
-            starters.run(1, start).await.map_err(|_| LocalProgramError::lost("the starter ended"))?;
+        let started = starters
+            .run(1, Duration::ZERO, start)
+            .await
+            .map_err(|_| LocalProgramError::lost("the starter ended"))?;
         started
             .and_then(|started| started.watch(self.config.output_bytes_max))
             .map_err(|error| LocalProgramError::starting(&self.config, error))

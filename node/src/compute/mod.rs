@@ -9,7 +9,8 @@
 //! - Compute never sees the store: nothing here depends on `hearth-raft`, or on HTTP.
 //! - Every queue is bounded, and its bound is a configuration key.
 //! - Compute never starves consensus: it happens on other threads than the asynchronous ones, which are
-//!   nicer than those, and producers are the nicest.
+//!   nicer than those, and producers are the nicest. Only what takes microseconds may happen at once, while nothing
+//!   is written.
 
 pub mod cpu;
 pub mod local_program;

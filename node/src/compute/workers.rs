@@ -22,6 +22,13 @@ use tokio::sync::oneshot;
 
 use super::notices::{Notice, Notices};
 
+/// A job in the queue.
+struct Waits<S> {
+    units: usize,
+    rest_after: Duration,
+    job: Job<S>,
+}
+
 /// A piece of work with its reply channel inside. Gives the notice that it is done.
 type Job<S> = Box<dyn FnOnce(&mut S) -> Notice + Send>;
 
@@ -58,8 +65,7 @@ struct Queue<S> {
 }
 
 struct Waiting<S> {
-    /// Each with its units.
-    jobs: VecDeque<(usize, Job<S>)>,
+    jobs: VecDeque<Waits<S>>,
     /// Of all jobs together.
     units: usize,
     /// Set when the [`Workers`] are dropped: the threads end.
@@ -110,9 +116,12 @@ impl<S: Send + 'static> Workers<S> {
 
     /// Runs `work`, which counts as so many units while it waits, on one of the threads. Dropping the future
     /// before its turn cancels it. Within a Tokio runtime with I/O and time.
+    ///
+    /// The thread rests for `rest_after` when it has done the jobs that it took together.
     pub(super) async fn run<R: Send + 'static>(
         &self,
         units: usize,
+        rest_after: Duration,
         work: impl FnOnce(&mut S) -> R + Send + 'static,
     ) -> Result<R, Refused> {
         // Nobody is woken by this channel: it is looked into once the notice has come.
@@ -128,9 +137,9 @@ impl<S: Send + 'static> Workers<S> {
             }
             notice
         };
-        let mut job: Job<S> = Box::new(job);
-        while let Err(back) = self.queue.try_push(units, job)? {
-            job = back;
+        let mut waits = Waits { units, rest_after, job: Box::new(job) };
+        while let Err(back) = self.queue.try_push(waits)? {
+            waits = back;
             tokio::time::sleep(LATER).await;
         }
         // An error means that the runtime stops.
@@ -167,14 +176,14 @@ impl<S> Queue<S> {
     }
 
     /// Adds a job; gives it back when one of the threads holds the lock.
-    fn try_push(&self, units: usize, job: Job<S>) -> Result<Result<(), Job<S>>, Refused> {
+    fn try_push(&self, job: Waits<S>) -> Result<Result<(), Waits<S>>, Refused> {
         let Some(mut waiting) = self.try_lock() else { return Ok(Err(job)) };
-        let together = waiting.units.saturating_add(units);
+        let together = waiting.units.saturating_add(job.units);
         if together > self.waiting_max && !waiting.jobs.is_empty() {
             return Err(Refused::Full);
         }
         waiting.units = together;
-        waiting.jobs.push_back((units, job));
+        waiting.jobs.push_back(job);
         self.unfinished.fetch_add(1, Ordering::Relaxed);
         drop(waiting);
         self.changed.notify_one();
@@ -182,7 +191,7 @@ impl<S> Queue<S> {
     }
 
     /// Moves this thread's share of the jobs to `batch`, at least one. False when the queue is closed.
-    fn pop(&self, batch: &mut Vec<Job<S>>) -> bool {
+    fn pop(&self, batch: &mut Vec<Waits<S>>) -> bool {
         let mut waiting = self.lock();
         loop {
             if waiting.closed {
@@ -190,8 +199,8 @@ impl<S> Queue<S> {
             }
             let share = waiting.jobs.len().div_ceil(self.threads).min(self.batch_max);
             for _ in 0..share {
-                let Some((units, job)) = waiting.jobs.pop_front() else { break };
-                waiting.units -= units;
+                let Some(job) = waiting.jobs.pop_front() else { break };
+                waiting.units -= job.units;
                 batch.push(job);
             }
             if share > 0 {
@@ -204,12 +213,17 @@ impl<S> Queue<S> {
     fn work(&self, mut state: S) {
         let (mut batch, mut done) = (Vec::new(), Vec::new());
         while self.pop(&mut batch) {
-            for job in batch.drain(..) {
+            let mut rest = Duration::ZERO;
+            for Waits { rest_after, job, .. } in batch.drain(..) {
+                rest = rest.max(rest_after);
                 // The panic hook has told the panic. The state may be half changed: ours stay usable.
                 done.extend(catch_unwind(AssertUnwindSafe(|| job(&mut state))));
                 self.unfinished.fetch_sub(1, Ordering::Relaxed);
             }
             Notice::send_all(&mut done);
+            if !rest.is_zero() {
+                thread::sleep(rest);
+            }
         }
     }
 }
@@ -245,7 +259,7 @@ mod tests {
                 *state += 1;
                 *state
             };
-            assert_eq!(workers.run(1, count).await, Ok(wanted));
+            assert_eq!(workers.run(1, Duration::ZERO, count).await, Ok(wanted));
         }
     }
 
@@ -261,47 +275,61 @@ mod tests {
                     let _ = begun.send(());
                     let _ = held.recv();
                 };
-                workers.run(1, hold).await
+                workers.run(1, Duration::ZERO, hold).await
             }
         });
         busy.await.unwrap();
         // The thread is held: one job waits, the next is refused.
         let (gone, skipped) = mpsc::channel::<()>();
-        let mut second = Box::pin(workers.run(1, move |_| gone.send(()).unwrap()));
+        let mut second = Box::pin(workers.run(1, Duration::ZERO, move |_| gone.send(()).unwrap()));
         let mut no_waker = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(second.as_mut().poll(&mut no_waker).is_pending());
-        assert_eq!(workers.run(1, |_| ()).await, Err(Refused::Full));
+        assert_eq!(workers.run(1, Duration::ZERO, |_| ()).await, Err(Refused::Full));
         assert!(!workers.is_idle());
         drop(second);
         release.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Ok(()));
         // The job was dropped without running: its sender is gone and nothing was sent.
         assert!(skipped.recv().is_err());
-        assert_eq!(workers.run(1, |_| ()).await, Ok(()));
+        assert_eq!(workers.run(1, Duration::ZERO, |_| ()).await, Ok(()));
     }
 
     #[tokio::test]
     async fn one_job_larger_than_the_queue_may_wait() {
         let workers = Workers::start("test", 0, 2, 4, vec![()]).unwrap();
-        assert_eq!(workers.run(3, |_| 7).await, Ok(7));
+        assert_eq!(workers.run(3, Duration::ZERO, |_| 7).await, Ok(7));
         let (release, held) = mpsc::channel::<()>();
-        let mut first = Box::pin(workers.run(1, move |_| held.recv().unwrap_or_default()));
+        let mut first = Box::pin(workers.run(1, Duration::ZERO, move |_| held.recv().unwrap_or_default()));
         let mut no_waker = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(first.as_mut().poll(&mut no_waker).is_pending());
         while !workers.queue.lock().jobs.is_empty() {
             tokio::task::yield_now().await;
         }
-        let mut large = Box::pin(workers.run(3, |_| 8));
+        let mut large = Box::pin(workers.run(3, Duration::ZERO, |_| 8));
         assert!(large.as_mut().poll(&mut no_waker).is_pending());
-        assert_eq!(workers.run(1, |_| ()).await, Err(Refused::Full));
+        assert_eq!(workers.run(1, Duration::ZERO, |_| ()).await, Err(Refused::Full));
         release.send(()).unwrap();
         assert_eq!((first.await, large.await), (Ok(()), Ok(8)));
     }
 
     #[tokio::test]
+    async fn a_thread_rests_when_it_is_asked_to() {
+        const REST: Duration = Duration::from_millis(50);
+        let workers = Workers::start("test", 0, 10, 4, vec![()]).unwrap();
+        let begun = std::time::Instant::now();
+        assert_eq!(workers.run(1, REST, |_| 1).await, Ok(1));
+        // The answer does not wait for the rest; the next one does.
+        assert_eq!(workers.run(1, Duration::ZERO, |_| 2).await, Ok(2));
+        assert!(begun.elapsed() >= REST);
+    }
+
+    #[tokio::test]
     async fn a_panic_loses_one_job_only() {
         let workers = Workers::start("test", 0, 1, 4, vec![()]).unwrap();
-        assert_eq!(workers.run(1, |_| panic!("on purpose")).await, Err::<(), _>(Refused::Lost));
-        assert_eq!(workers.run(1, |_| 7).await, Ok(7));
+        assert_eq!(
+            workers.run(1, Duration::ZERO, |_| panic!("on purpose")).await,
+            Err::<(), _>(Refused::Lost)
+        );
+        assert_eq!(workers.run(1, Duration::ZERO, |_| 7).await, Ok(7));
     }
 }

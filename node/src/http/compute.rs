@@ -140,8 +140,8 @@ impl ToSchema for Sums {}
 )]
 pub(super) async fn cpu(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     match count(&uri)? {
-        None => Ok(answer(app.compute.cpu.answer().await?)),
-        Some(count) => Ok(answer(app.compute.cpu.answers(count).await?)),
+        None => Ok(answer(app.compute.cpu.answer(app.haste()).await?)),
+        Some(count) => Ok(answer(app.compute.cpu.answers(count, app.haste()).await?)),
     }
 }
 

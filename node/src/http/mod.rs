@@ -10,6 +10,7 @@
 //! `application/problem+json` and says whether the request was applied, also for what is not HTTP.
 //! Heads, bodies, waits and the work on the store are bounded before memory is spent on them.
 
+mod activity;
 mod admission;
 mod age;
 mod base64;
@@ -44,6 +45,7 @@ use bytes::Bytes;
 use hearth_raft::{Store, View};
 use prometheus::Registry;
 
+use self::activity::Activity;
 pub(crate) use self::admission::{AdmissionLimits, Gate};
 pub(crate) use self::compute::Compute;
 pub(crate) use self::edge::{Edge, RequestLimits};
@@ -51,6 +53,7 @@ use self::metrics::HttpMetrics;
 use self::problem::{Code, Problem};
 use self::routes::{Served, served};
 pub(crate) use self::watch::{StreamLimits, Streams};
+use crate::compute::cpu::Haste;
 
 /// What the handlers share.
 pub(crate) struct App {
@@ -62,6 +65,8 @@ pub(crate) struct App {
     pub(crate) stopping: AtomicBool,
     /// The endpoints that never touch the store.
     pub(crate) compute: Compute,
+    /// Whether writes go on, which compute makes way for.
+    activity: Activity,
     /// Who watches keys.
     streams: Streams,
     /// Everything that `/metrics` shows.
@@ -87,6 +92,7 @@ impl App {
             store: OnceLock::new(),
             stopping: AtomicBool::new(false),
             compute,
+            activity: Activity::new(),
             streams,
             registry,
             http_metrics,
@@ -103,6 +109,14 @@ impl App {
                 "this node is starting: it waits for the cluster to be formed or loads its state",
             )
         })
+    }
+
+    /// How eagerly to compute: writes go first, whoever they were sent to.
+    fn haste(&self) -> Haste {
+        match self.store.get() {
+            Some(store) if self.activity.is_writing(store.revision()) => Haste::InSpareTime,
+            _ => Haste::AtOnce,
+        }
     }
 
     /// What `/openapi.json` answers, set once.
