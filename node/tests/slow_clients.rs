@@ -173,6 +173,22 @@ fn a_write_without_a_chance_is_refused_before_its_body_is_sent() {
     stream.write_all(b"PUT /v1/kv/b HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n").unwrap();
     let answer = String::from_utf8(read_until_closed(&mut stream, Some("\"request_id\""))).unwrap();
     assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("http.writes_max"), "{answer}");
+
+    // Who comes back on the same connection before `Retry-After` (1 s) is over is answered when it is.
+    let mut stream = leader.connect();
+    let mut refuse = || {
+        let begun = Instant::now();
+        stream.write_all(b"PUT /v1/kv/b HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx").unwrap();
+        let answer = String::from_utf8(read_until_closed(&mut stream, Some("\"request_id\""))).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
+        begun.elapsed()
+    };
+    let (first, second) = (refuse(), refuse());
+    assert!(first < Duration::from_millis(900), "the first one is refused at once: {first:?}");
+    assert!(first + second >= Duration::from_secs(1), "{first:?} {second:?}");
+    std::thread::sleep(Duration::from_millis(1001));
+    let third = refuse();
+    assert!(third < Duration::from_millis(900), "who has waited is refused at once: {third:?}");
 }
 
 /// Clients that send most of a large body and then wait hold the memory for it, and no more: writes are

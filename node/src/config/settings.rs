@@ -73,7 +73,7 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_HTTP_READS_MAX", default_value_t = 4096, value_name = "N")]
     pub http_reads_max: usize,
     /// Writes and reads that may wait for that; further ones get 429
-    #[arg(long, env = "HEARTH_HTTP_WAITING_MAX", default_value_t = 512, value_name = "N")]
+    #[arg(long, env = "HEARTH_HTTP_WAITING_MAX", default_value_t = 256, value_name = "N")]
     pub http_waiting_max: usize,
     /// How long they may wait; then they get 429
     #[arg(long, env = "HEARTH_HTTP_WAITING_TIMEOUT", default_value = "1s", value_name = "TIME", value_parser = duration)]

@@ -8,7 +8,9 @@
 //! A write that would be refused is refused before its body is read, see [`Gate::expect_write`].
 //!
 //! Waiting before refusing is what keeps an overloaded node useful: a refusal costs almost as much
-//! processor time as a write, and a client that waits sends nothing meanwhile.
+//! processor time as a write, and a client that waits sends nothing meanwhile. For the same reason the second
+//! refusal of a client that did not stay away as long as the first one said is held back, see
+//! [`hold_refusal`](super::connection::Connection::hold_refusal).
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ const CROWDED_IDLE: Duration = Duration::from_secs(1);
 const LINGER_TIME: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 const SCRATCH_BYTES: usize = 8 * 1024;
+/// How long an answer to a client that came back too early is held at most.
+const HOLD_MAX: Duration = Duration::from_secs(1);
 
 /// Where a connection is between request and answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,9 @@ pub(super) struct Connection {
     linger: AtomicBool,
     /// Whether the answer in progress is a watch stream.
     is_stream: AtomicBool,
+    /// When this client may come back after a refusal, in µs since `begun`; 0 before the first one.
+    back_at_us: AtomicU64,
+    begun: Instant,
 }
 
 impl Connection {
@@ -77,7 +82,22 @@ impl Connection {
             phase: AtomicU8::new(Phase::Quiet as u8),
             linger: AtomicBool::default(),
             is_stream: AtomicBool::default(),
+            back_at_us: AtomicU64::default(),
+            begun: Instant::now(),
         })
+    }
+
+    /// Called with every refusal that says `retry_after`, before it is answered: holds the answer when this client
+    /// came back before the last one's time was over. Refusing costs about as much as what is refused, so that
+    /// clients who ask again at once would leave the node no time for what it could do; one that waits costs
+    /// nothing. The first refusal is never held.
+    pub(super) async fn hold_refusal(&self, retry_after: Duration) {
+        let back_at = self.begun + Duration::from_micros(self.back_at_us.load(Ordering::Relaxed));
+        if back_at > Instant::now() {
+            tokio::time::sleep_until(back_at).await;
+        }
+        let next = (self.begun.elapsed() + retry_after.min(HOLD_MAX)).as_micros();
+        self.back_at_us.store(u64::try_from(next).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(super) fn request_began(&self) {

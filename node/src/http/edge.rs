@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
@@ -200,6 +201,9 @@ pub(super) async fn answer(
         cors::expose(headers, origin);
     }
     drop(in_flight);
+    if let Some(retry_after) = refusal(&response) {
+        connection.hold_refusal(retry_after).await;
+    }
     // Answers that may come before the whole request has.
     if matches!(
         status,
@@ -210,6 +214,15 @@ pub(super) async fn answer(
     connection.answers_with_stream(response.extensions().get::<IsStream>().is_some());
     let connection = Arc::clone(&connection);
     Ok(response.map(|body| AnswerBody::new(body, connection)))
+}
+
+/// When a client that was refused for overload is asked to come back.
+fn refusal(response: &Response) -> Option<Duration> {
+    if response.status() != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 fn log(
