@@ -27,6 +27,16 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Adds another window.
+    ///
+    /// # Errors
+    /// Never: the histograms have the same bounds.
+    pub fn add(&mut self, other: &Self) -> Result<()> {
+        self.answers += other.answers;
+        self.elapsed += other.elapsed;
+        self.latency.add(&other.latency).context("add up histograms")
+    }
+
     /// Answers a second.
     pub fn rate(&self) -> f64 {
         self.answers as f64 / self.elapsed.as_secs_f64()

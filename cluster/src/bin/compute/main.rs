@@ -48,6 +48,12 @@ struct Arguments {
     /// Connections.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: u32,
+    /// Connections that ask each node for `/cpu` in `yield`.
+    #[arg(long, default_value_t = 32)]
+    cpu_callers: usize,
+    /// Connections that ask each node for `/local_program` in `yield`.
+    #[arg(long, default_value_t = 8)]
+    program_callers: usize,
     #[command(flatten)]
     servers: Servers,
 }
@@ -71,6 +77,8 @@ async fn measure(arguments: Arguments) -> Result<()> {
         window: Duration::from_secs(arguments.seconds),
         loaded: Duration::from_secs(arguments.yield_seconds),
         connections: arguments.connections,
+        cpu_callers: arguments.cpu_callers,
+        program_callers: arguments.program_callers,
         servers: arguments.servers,
     };
     for part in arguments.only {

@@ -20,10 +20,8 @@ const BURST: u64 = 10_000;
 const SLOW_CALLS: usize = 200;
 /// How long a pool may take to fill.
 const FILL_BOUND: Duration = Duration::from_secs(60);
-/// Connections that write in `yield`, and compute there on each node.
+/// Connections that write in `yield`.
 const WRITERS: usize = 6;
-const CPU_CALLERS: usize = 32;
-const PROGRAM_CALLERS: usize = 8;
 
 /// How to measure.
 pub struct Measure {
@@ -32,6 +30,9 @@ pub struct Measure {
     /// Of full compute load.
     pub loaded: Duration,
     pub connections: u32,
+    /// Connections that compute on each node in `yield`.
+    pub cpu_callers: usize,
+    pub program_callers: usize,
     pub servers: Servers,
 }
 
@@ -144,19 +145,21 @@ impl Measure {
         let writes: Vec<_> = (0..WRITERS)
             .map(|i| (cluster.node(i % 3).http, put(&format!("/v1/kv/yield{i}"), &"v".repeat(256))))
             .collect();
-        let quiet = load::run(writes.clone(), Until::Window(self.loaded / 3)).await?;
+        let alone = || load::run(writes.clone(), Until::Window(self.loaded / 4));
+        let mut quiet = alone().await?;
         let terms = terms(&cluster).await?;
 
         let requests = cluster.nodes().iter().flat_map(|node| {
-            let cpu = vec![(node.http, get("/cpu")); CPU_CALLERS];
-            cpu.into_iter().chain(vec![(node.http, get("/local_program")); PROGRAM_CALLERS])
+            let cpu = vec![(node.http, get("/cpu")); self.cpu_callers];
+            cpu.into_iter().chain(vec![(node.http, get("/local_program")); self.program_callers])
         });
         let background = Background::start(requests.collect())?;
         let before = background.answers();
-        let loaded = load::run(writes, Until::Window(self.loaded)).await?;
+        let loaded = load::run(writes.clone(), Until::Window(self.loaded)).await?;
         let computed = (background.answers() - before) as f64 / loaded.elapsed.as_secs_f64();
         background.stop()?;
         let after = self::terms(&cluster).await?;
+        quiet.add(&alone().await?)?;
 
         let line = |seen: &Seen| {
             format!(
