@@ -72,7 +72,7 @@ struct Confirmed {
     index: u64,
 }
 
-/// Gives read indexes, on the leader.
+/// Gives read indexes, on the leader, and says which vote this node holds.
 pub(crate) struct ReadIndex {
     leading: Arc<Leading>,
     asked: Coalesced<Result<u64, ReadRefusalV1>>,
@@ -105,6 +105,11 @@ impl ReadIndex {
             async move { leading.ask().await }
         });
         Self { leading, asked }
+    }
+
+    /// The vote that this node holds.
+    pub(crate) fn held_vote(&self) -> VoteV1 {
+        self.leading.held.get()
     }
 
     /// A read index for reads that began before this call. Callers share questions to the others.

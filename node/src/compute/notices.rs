@@ -100,6 +100,13 @@ impl Expected {
         Some(place)
     }
 
+    /// Whoever waits, or comes later, would do so for ever.
+    fn close(&mut self) {
+        self.senders.clear();
+        self.free.clear();
+        self.places_max = 0;
+    }
+
     fn pass_on(&mut self, place: usize) {
         if let Some(sender) = self.senders.get_mut(place).and_then(Option::take) {
             self.free.push(place);
@@ -153,7 +160,7 @@ async fn deliver(reader: pipe::Receiver, board: Arc<Board>, expected: Arc<Mutex<
             Err(error) => {
                 tracing::error!(%error, "cannot read what the computing threads have done");
                 // Who waits is told so by the end of the channel.
-                lock(&expected).senders.clear();
+                lock(&expected).close();
                 return;
             }
         }
@@ -180,6 +187,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_when_nobody_reads() {
+        let notices = Notices::new(2).unwrap();
+        let (sent, noticed) = notices.expect().unwrap().unwrap();
+        let (_unsent, waits) = notices.expect().unwrap().unwrap();
+        drop(sent);
+        noticed.await.unwrap();
+        lock(&notices.expected).close();
+        assert!(waits.await.is_err());
+        assert!(notices.expect().unwrap().is_none());
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn each_gets_its_own_from_whatever_thread() {

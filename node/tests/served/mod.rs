@@ -9,7 +9,7 @@
     reason = "a test ends at the first thing that is not as it should be"
 )]
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -75,20 +75,26 @@ impl Served {
         Self { process, http, directory }
     }
 
-    /// Waits until `path` answers 200.
+    /// Waits until `path` answers 200. A connection that breaks before it does is no answer: with the short
+    /// timeouts of some tests a busy machine may take too long even for this.
     fn await_ok(&self, path: &str) {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let ask = || -> io::Result<Vec<u8>> {
+            let mut stream = TcpStream::connect(self.http)?;
+            stream.set_read_timeout(Some(BOUND))?;
+            stream.write_all(request.as_bytes())?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(answer)
+        };
         let deadline = Instant::now() + BOUND;
         loop {
-            let answer = TcpStream::connect(self.http).ok().map(|stream| {
-                exchange(
-                    stream,
-                    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes(),
-                    None,
-                )
-            });
-            match answer {
-                Some(answer) if answer.starts_with(b"HTTP/1.1 200") => return,
-                _ if Instant::now() > deadline => panic!("{path} is not 200:\n{}", self.log()),
+            match ask() {
+                Ok(answer) if answer.starts_with(b"HTTP/1.1 200") => return,
+                other if Instant::now() > deadline => {
+                    let last = other.map(|answer| String::from_utf8_lossy(&answer).into_owned());
+                    panic!("{path} is not 200: {last:?}\n{}", self.log());
+                }
                 _ => std::thread::sleep(Duration::from_millis(5)),
             }
         }

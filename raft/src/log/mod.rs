@@ -253,7 +253,11 @@ impl LogStore {
             let synced = wal.synced(&self.shared);
             wal.log.flush(true, Some(OnSynced::Signal(done, synced)))?;
         }
-        synced.await.map_err(|_| io::Error::other("the log's flush worker stopped"))?
+        let synced = synced.await.map_err(|_| io::Error::other("the log's flush worker stopped")).flatten();
+        if let Err(error) = &synced {
+            self.shared.lock().failed.get_or_insert_with(|| error.to_string());
+        }
+        synced
     }
 }
 

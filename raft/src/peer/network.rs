@@ -198,7 +198,7 @@ impl Peer {
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotData;
 
-    /// Heartbeats, and what confirms leadership for a read index; both without entries.
+    /// Heartbeats, which have no entries; also those that confirm a new leader for its first read index.
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,

@@ -18,7 +18,6 @@ use crate::background;
 use crate::codec;
 use crate::identity::Identity;
 use crate::local::Local;
-use crate::log::HeldVote;
 use crate::peer::frame::{self, Frame, FrameReader};
 use crate::peer::hello::{HELLO_TIMEOUT, HelloAnswerV1, HelloV1, Own};
 use crate::peer::message::{FoundAnswerV1, RequestV1, ResponseV1, snapshot_meta, transfer_request};
@@ -116,7 +115,6 @@ pub(crate) async fn greet(
 pub(crate) struct Service {
     pub(crate) identity: Identity,
     pub(crate) local: Arc<Local>,
-    pub(crate) held: Arc<HeldVote>,
     /// Where snapshots are received.
     pub(crate) checkpoints: Arc<Checkpoints>,
     /// Held while one is received: two at once would take twice the memory. Held across awaits.
@@ -229,7 +227,7 @@ impl Service {
     /// What reads wait for is answered without a task of its own, when nobody else has to be asked.
     fn answer_at_once(&self, from: u64, frame: &Frame) -> io::Result<Option<ResponseV1>> {
         Ok(match codec::decode::<RequestV1<'_>>("request", &frame.body)? {
-            RequestV1::HeldVote => Some(ResponseV1::HeldVote(self.held.get())),
+            RequestV1::HeldVote => Some(ResponseV1::HeldVote(self.local.read_index.held_vote())),
             RequestV1::ReadIndex { held } => {
                 self.local.read_index.seconded(from, held).map(|index| ResponseV1::ReadIndex(Ok(index)))
             }
@@ -258,7 +256,7 @@ impl Service {
                 ResponseV1::TransferLeader
             }
             RequestV1::ReadIndex { .. } => ResponseV1::ReadIndex(self.local.read_index.get().await),
-            RequestV1::HeldVote => ResponseV1::HeldVote(self.held.get()),
+            RequestV1::HeldVote => ResponseV1::HeldVote(self.local.read_index.held_vote()),
             RequestV1::Status => ResponseV1::Status(Box::new(self.local.status())),
             RequestV1::Found(_) => {
                 ResponseV1::Found(FoundAnswerV1::Member { cluster_id: self.identity.cluster_id })

@@ -143,9 +143,7 @@ impl Store {
             request_timeout: options.request_timeout,
         };
         let stall = Stall::new(log.underway(), options.stall_timeout);
-        let held = log.held_vote();
-        let read_index =
-            ReadIndex::new(raft.clone(), Arc::clone(&held), Arc::clone(&peers), published.clone());
+        let read_index = ReadIndex::new(raft.clone(), log.held_vote(), Arc::clone(&peers), published.clone());
         let local = Local::new(
             raft.clone(),
             published.clone(),
@@ -166,7 +164,6 @@ impl Store {
         let service = Arc::new(Service {
             identity: identity.clone(),
             local: Arc::clone(&local),
-            held: Arc::clone(&held),
             checkpoints: Arc::clone(&checkpoints),
             receiving: tokio::sync::Mutex::new(()),
         });
@@ -188,7 +185,7 @@ impl Store {
             options.clone(),
         )));
 
-        let routes = Arc::new(Routes { leadership, local, peers, held });
+        let routes = Arc::new(Routes { leadership, local, peers });
         let reads = Arc::new(Reads::new(Arc::clone(&routes), published.clone()));
         let (failing, failure) = watch::channel(None);
         tasks.push(tokio::spawn(tasks::watch_failure(raft.clone(), failing)));
@@ -423,11 +420,12 @@ impl Store {
     pub async fn close(&self, timeout: Duration) -> Result<(), CloseError> {
         let deadline = Instant::now() + timeout;
         let late = |waiting_for| move |_| CloseError { waiting_for, timeout };
+        // Also the one that is being written, for which Raft waits.
+        self.checkpoints.hurry_always();
         let stopped = tokio::time::timeout_at(deadline, self.raft.shutdown()).await;
         if let Err(error) = stopped.map_err(late("Raft to stop"))? {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
-        self.checkpoints.hurry_always();
         let last = async {
             let frozen = self.published.freeze()?;
             self.checkpoints.write(frozen).await

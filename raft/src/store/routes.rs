@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use crate::command::Command;
 use crate::local::Local;
-use crate::log::HeldVote;
 use crate::metrics::RaftGauges;
 use crate::peer::Lane;
 use crate::peer::link::CallError;
@@ -43,7 +42,6 @@ pub(super) struct Routes {
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) local: Arc<Local>,
     pub(super) peers: Arc<Peers>,
-    pub(super) held: Arc<HeldVote>,
 }
 
 impl Routes {
@@ -88,7 +86,10 @@ impl Routes {
             None => return Err(()),
         };
         let link = self.peers.link(Lane::Vital, id, &member.peer);
-        match link.call(&RequestV1::ReadIndex { held: self.held.get() }, READ_INDEX_TIMEOUT).await {
+        match link
+            .call(&RequestV1::ReadIndex { held: self.local.read_index.held_vote() }, READ_INDEX_TIMEOUT)
+            .await
+        {
             Ok(ResponseV1::ReadIndex(Ok(index))) => Ok(index),
             refused => {
                 tracing::debug!(leader = %member, ?refused, "no read index");

@@ -213,5 +213,13 @@ mod tests {
         assert!(look(20, 19, 1200, 63), "time since it was asked for");
         assert!(!look(20, 20, 1200, 200));
         assert!(!look(20, 30, 1200, 200), "a snapshot is being installed");
+
+        let due = Due { bytes_before: 0, begun, asked_for: 20 };
+        let is_next = |applied, durable, seconds| {
+            due.is_next(applied, durable, 0, begun + Duration::from_secs(seconds), &options)
+        };
+        assert!(!is_next(29, 10, 1), "the one that is written has time");
+        assert!(is_next(30, 10, 1) && is_next(21, 10, 60));
+        assert!(!is_next(30, 20, 60), "it is there");
     }
 }
