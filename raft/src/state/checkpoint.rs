@@ -28,6 +28,7 @@ use prometheus::{Histogram, IntGauge};
 
 use crate::background;
 use crate::codec;
+use crate::state::ascending::Ascending;
 use crate::state::generation::{
     self, Batches, Generation, current_path, generation_path, generations, in_generation, sled_error,
 };
@@ -372,6 +373,7 @@ fn load(db: &sled::Db) -> io::Result<State> {
 
     let mut state = State::default();
     let mut last_type = Arc::default();
+    let mut keys = Ascending::default();
     for item in db.scan_prefix([KEY]) {
         let (key_row, sealed) = item.map_err(sled_error)?;
         let key = name_of(&key_row)?;
@@ -390,8 +392,9 @@ fn load(db: &sled::Db) -> io::Result<State> {
             created_revision: head.created_revision,
             expires_at_ms: head.expires_at_ms,
         };
-        state.restore_key(key.into(), record);
+        state.restore_key(&mut keys, key.into(), record);
     }
+    keys.finish(&mut state.keys);
     for item in db.scan_prefix([AGES]) {
         let (name_row, sealed) = item.map_err(sled_error)?;
         let name = name_of(&name_row)?;

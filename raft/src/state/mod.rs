@@ -22,6 +22,7 @@
 
 mod ages;
 mod apply;
+mod ascending;
 pub(crate) mod checkpoint;
 mod event;
 mod frames;
@@ -48,6 +49,7 @@ use openraft::EntryPayload;
 use smol_str::SmolStr;
 
 pub use self::ages::AgeList;
+use self::ascending::Ascending;
 pub use self::event::{Change, Event, EventId};
 pub(crate) use self::idempotency::{Remembered, RememberedAnswers};
 pub(crate) use self::machine::Published;
@@ -158,10 +160,10 @@ impl State {
         Frozen::new(Arc::new(self.clone()), unsaved)
     }
 
-    /// Puts back a key that was read from disk.
-    pub(crate) fn restore_key(&mut self, key: SmolStr, record: Record) {
+    /// Puts back a key that was read from disk, at the latest when `keys` is finished.
+    fn restore_key(&mut self, keys: &mut Ascending<SmolStr, Arc<Record>>, key: SmolStr, record: Record) {
         self.count(&key, &record);
-        self.keys.insert(key, Arc::new(record));
+        keys.insert(&mut self.keys, key, Arc::new(record));
     }
 
     /// Takes back what [`State::restore_ages`] did.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
+use crate::state::ascending::Ascending;
 use crate::state::checkpoint::Incoming;
 use crate::state::frames;
 use crate::state::rows::{self, AnswerV1, MetaV1, Rows};
@@ -151,6 +152,7 @@ pub(crate) fn read(mut input: impl Read, rows: &mut impl Rows) -> io::Result<Sta
     let mut meta: Option<MetaV1> = None;
     let mut state = State::default();
     let mut last_type = Arc::default();
+    let mut keys = Ascending::default();
     loop {
         let body = frames::read(&mut input, offset).map_err(in_snapshot)?;
         let at = |error: codec::CodecError| invalid(&format!("offset {offset}: {error}"));
@@ -170,7 +172,7 @@ pub(crate) fn read(mut input: impl Read, rows: &mut impl Rows) -> io::Result<Sta
                     expires_at_ms,
                 };
                 rows::write_key(rows, key, 0, &record)?;
-                state.restore_key(key.into(), record);
+                state.restore_key(&mut keys, key.into(), record);
             }
             (SnapshotRecordV1::Ages { name, revision, created_revision, ages }, Some(_)) => {
                 restore_ages(&mut state, name, revision, created_revision, ages);
@@ -186,6 +188,7 @@ pub(crate) fn read(mut input: impl Read, rows: &mut impl Rows) -> io::Result<Sta
                         "{records} records where {sent} were sent, or altered ones"
                     )));
                 }
+                keys.finish(&mut state.keys);
                 state.clock_ms = meta.clock_ms;
                 state.last_applied = meta.last_applied.map(Into::into);
                 state.membership = Arc::new(StoredMembership::try_from(meta.membership.clone())?);

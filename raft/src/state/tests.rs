@@ -132,9 +132,9 @@ fn the_clock_never_goes_back() {
 fn the_hash_is_of_the_content_alone() {
     let mut state = sample_state();
     let recomputed = |state: &State| {
-        let mut fresh = State::default();
+        let (mut fresh, mut keys) = (State::default(), Ascending::default());
         for (key, record) in &state.keys {
-            fresh.restore_key(key.clone(), (**record).clone());
+            fresh.restore_key(&mut keys, key.clone(), (**record).clone());
         }
         for (name, list) in &state.ages {
             fresh.restore_ages(name.clone(), list.clone());
