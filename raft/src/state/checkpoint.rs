@@ -7,7 +7,8 @@
 //! survive a power loss.
 //!
 //! All of it runs on a thread of low priority, and with pauses: it takes half of the time that the changes
-//! took to come, unless the next checkpoint is due before that, or the node stops.
+//! took to come, unless the next checkpoint is due before that, or the node stops. A whole state, received
+//! or written anew, takes half of the time that it is at work, so that writes go on beside it.
 //!
 //! Every sled directory is a *generation*, `state/00000001`, and the marker `state/current` names the one
 //! that counts. A received snapshot fills a generation of its own while it arrives; when all of it is
@@ -118,7 +119,7 @@ impl Checkpoints {
     pub(crate) fn create(dir: &Path) -> io::Result<()> {
         fs::create_dir_all(dir)?;
         if generation::current(dir)?.is_none() {
-            fill(Generation::begin(dir, 1)?, &State::default())?.commit()?;
+            fill(Generation::begin(dir, 1)?, &State::default(), &Haste::default())?.commit()?;
         }
         Ok(())
     }
@@ -235,13 +236,13 @@ impl Checkpoints {
     }
 
     /// Reads the stream of a snapshot into a generation of its own, which does not count before
-    /// [`Checkpoints::install`]. Blocks for both.
+    /// [`Checkpoints::install`]. Blocks for both, and takes its time.
     ///
     /// # Errors
     /// `InvalidData` naming the offset when the stream is damaged or incomplete; nothing is left then.
     pub(crate) fn receive(&self, input: impl Read) -> io::Result<Incoming> {
         let generation = self.begin()?;
-        let mut batches = Batches::new(&generation);
+        let mut batches = Batches::resting(&generation, &self.haste);
         let state = snapshot::read(input, &mut batches)?;
         batches.finish()?;
         generation.sync()?;
@@ -262,7 +263,7 @@ impl Checkpoints {
     /// # Errors
     /// As [`Checkpoints::write_now`].
     pub(crate) fn replace(&self, view: View) -> io::Result<()> {
-        self.commit(fill(self.begin()?, &view)?, view)
+        self.commit(fill(self.begin()?, &view, &self.haste)?, view)
     }
 
     fn begin(&self) -> io::Result<Generation> {
@@ -328,8 +329,8 @@ fn closed() -> io::Error {
 }
 
 /// Fills a generation that was begun with `state`; durable when this returns.
-fn fill(generation: Generation, state: &State) -> io::Result<Generation> {
-    let mut batches = Batches::new(&generation);
+fn fill(generation: Generation, state: &State, haste: &Haste) -> io::Result<Generation> {
+    let mut batches = Batches::resting(&generation, haste);
     for (key, record) in &state.keys {
         rows::write_key(&mut batches, key, 0, record)?;
     }

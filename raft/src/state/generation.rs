@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::lock::once_free;
 use crate::marker;
-use crate::state::pace::Pace;
+use crate::state::pace::{Haste, Pace, Rests};
 use crate::state::rows::{self, MetaV1, Rows};
 
 /// What the marker begins with. Its number is the generation that counts.
@@ -31,8 +31,8 @@ const SLED_FLUSH_EVERY_MS: u64 = 1000;
 /// Rows of one sled batch: less than a millisecond of work. Larger ones cost more per row.
 const BATCH_ROWS: u64 = 128;
 /// Rows are made durable whenever this many bytes of them were written: one sync of everything at the
-/// end would hold up those of the log, which share the disk.
-const SYNC_BYTES: usize = 8 << 20;
+/// end would hold up those of the log, which share the disk and wait behind it.
+const SYNC_BYTES: usize = 1 << 20;
 
 /// A sled directory that is open.
 pub(super) struct Generation {
@@ -130,24 +130,38 @@ impl Generation {
     }
 }
 
+/// What comes after each batch.
+enum Tempo<'a> {
+    /// The next one.
+    Full,
+    /// A pause, if there is time. The units are rows.
+    Paced(Pace<'a>),
+    Resting(Rests<'a>),
+}
+
 /// Writes rows to a generation, [`BATCH_ROWS`] at a time.
 pub(super) struct Batches<'a> {
     generation: &'a Generation,
-    /// As fast as it goes when there is none.
-    pace: Option<Pace<'a>>,
+    tempo: Tempo<'a>,
     batch: sled::Batch,
     rows: u64,
     unsynced_bytes: usize,
 }
 
 impl<'a> Batches<'a> {
+    /// As fast as it goes.
     pub(super) fn new(generation: &'a Generation) -> Self {
-        Self { generation, pace: None, batch: sled::Batch::default(), rows: 0, unsynced_bytes: 0 }
+        Self { generation, tempo: Tempo::Full, batch: sled::Batch::default(), rows: 0, unsynced_bytes: 0 }
     }
 
     /// With a pause after each batch, if there is time. The units of `pace` are rows.
     pub(super) fn paced(generation: &'a Generation, pace: Pace<'a>) -> Self {
-        Self { pace: Some(pace), ..Self::new(generation) }
+        Self { tempo: Tempo::Paced(pace), ..Self::new(generation) }
+    }
+
+    /// In half of the time at most, unless there is haste.
+    pub(super) fn resting(generation: &'a Generation, haste: &'a Haste) -> Self {
+        Self { tempo: Tempo::Resting(Rests::new(haste)), ..Self::new(generation) }
     }
 
     fn count(&mut self, bytes: usize) -> io::Result<()> {
@@ -159,8 +173,10 @@ impl<'a> Batches<'a> {
                 self.unsynced_bytes = 0;
                 self.generation.sync()?;
             }
-            if let Some(pace) = &self.pace {
-                pace.pause_at(self.rows);
+            match &mut self.tempo {
+                Tempo::Full => {}
+                Tempo::Paced(pace) => pace.pause_at(self.rows),
+                Tempo::Resting(rests) => rests.rest(),
             }
         }
         Ok(())

@@ -98,7 +98,7 @@ fn replacing_is_atomic() {
     checkpoints.write_now(old.freeze()).unwrap();
     drop(checkpoints);
     let next = TempDir::new().unwrap();
-    let filled = fill(Generation::begin(next.path(), 2).unwrap(), &new).unwrap();
+    let filled = fill(Generation::begin(next.path(), 2).unwrap(), &new, &Haste::default()).unwrap();
     // As if the process were gone: what is dropped would be removed.
     filled.keep();
     drop(filled);
