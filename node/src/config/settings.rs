@@ -143,10 +143,10 @@ pub struct Settings {
     #[arg(long, env = "HEARTH_STORAGE_STALL_TIMEOUT", default_value = "2s", value_name = "TIME", value_parser = duration)]
     pub storage_stall_timeout: Duration,
     /// Log entries after which the state is written to disk and the log can shrink
-    #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_ENTRIES", default_value_t = 300_000, value_name = "N")]
+    #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_ENTRIES", default_value_t = 500_000, value_name = "N")]
     pub storage_checkpoint_entries: u64,
     /// The same, in bytes of log
-    #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_BYTES", default_value = "128MiB", value_name = "SIZE", value_parser = size)]
+    #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_BYTES", default_value = "256MiB", value_name = "SIZE", value_parser = size)]
     pub storage_checkpoint_bytes: ByteSize,
     /// Time after which any change is written to disk as a checkpoint
     #[arg(long, env = "HEARTH_STORAGE_CHECKPOINT_INTERVAL", default_value = "60s", value_name = "TIME", value_parser = duration)]
