@@ -24,6 +24,25 @@
 //! prepared before the window, no HTTP or gRPC library above the connection. What it costs is in the
 //! table beside what the servers cost.
 //!
+//! **Where a put's time goes**, of the processor time that the three nodes take together (two processors;
+//! `perf record` of the servers, checkpoints left out). A command takes about 36 us and a round, which is
+//! what is proposed at once, about 0.5 ms; a round carries 25 commands at 64 connections and 82 at 256.
+//!
+//! | at 64 | at 256 connections | |
+//! |---|---|---|
+//! | 16 % | 19 % | kernel: sockets, half of them those of the clients |
+//! | 12 % | 6 % | kernel: fdatasync, three for each round |
+//! | 8 % | 4 % | kernel: futex and epoll, waking each other |
+//! | 12 % | 8 % | kernel: the rest, above all switching between threads |
+//! | 12 % | 16 % | applying to three states: half of it is finding the key, cold in every cache |
+//! | 7 % | 9 % | HTTP |
+//! | 12 % | 10 % | openraft and the runtime |
+//! | 8 % | 14 % | memory: allocating and copying |
+//! | 13 % | 14 % | the log, frames between the nodes, and what is not told apart |
+//!
+//! A checkpoint takes 40 % of the puts while it lasts, which at full load is a third of the time. A linearizable
+//! get cannot be faster than a route that does nothing: `empty`, 8.3 times etcd's get.
+//!
 //! Known shortcomings: client and servers share the processors, so a throughput here is not what a
 //! machine of its own would give; the client's one thread can be the limit (the table says when);
 //! etcd's history of revisions is never compacted, as it is by default; work that comes once in many
