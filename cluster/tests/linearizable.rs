@@ -5,11 +5,12 @@
 //! is done to the leader is what makes a read index wrong when it is taken too lightly: frozen until another
 //! leads, and then asked at the moment of its return; killed, and back before anybody misses it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hearth_cluster::http::{Client, Reply};
 use hearth_cluster::{Cluster, Options, seed, wait};
 use rand::RngExt;
@@ -19,6 +20,8 @@ const ROUNDS: usize = 6;
 const BOUND: Duration = Duration::from_secs(30);
 /// Requests that wait at the frozen leader when it returns.
 const WAITING: usize = 30;
+/// How `/proc/net/tcp` says it, see proc_pid_net(5).
+const ESTABLISHED: &str = "01";
 
 /// The highest ETag that was answered, and how often each node gave one.
 #[derive(Default)]
@@ -128,13 +131,31 @@ async fn frozen(cluster: &Cluster, leader: usize, seen: &Arc<Seen>) -> Result<()
         let (client, seen) = (cluster.node(leader).client.clone(), Arc::clone(seen));
         waiting.spawn(async move { read(&client, leader, &seen).await });
     }
-    // So that they are there when it returns; without them the round proves less, and nothing fails.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let address = cluster.node(leader).http;
+    wait::until(BOUND, "reads that wait at the frozen leader", async || match unread(address) {
+        Ok(WAITING..) => Ok(()),
+        other => Err(format!("{other:?} of {WAITING}")),
+    })
+    .await?;
     cluster.resume(leader)?;
     while let Some(ended) = waiting.join_next().await {
         ended??;
     }
     Ok(())
+}
+
+/// Connections to `address` on which something was sent that the process there has not read.
+fn unread(address: SocketAddr) -> Result<usize> {
+    let SocketAddr::V4(address) = address else { bail!("{address} is not IPv4") };
+    // As the kernel writes it: the address as one number in the machine's own byte order.
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let sockets = std::fs::read_to_string("/proc/net/tcp").context("/proc/net/tcp")?;
+    let is_unread = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, here, _, ESTABLISHED, queues, ..] = fields[..] else { return false };
+        here == local && queues.split_once(':').is_some_and(|(_, received)| received != "00000000")
+    };
+    Ok(sockets.lines().filter(is_unread).count())
 }
 
 async fn everybody_answers(seen: &Seen) -> Result<()> {

@@ -8,7 +8,7 @@
 //!
 //! All of it runs on a thread of low priority, and with pauses: it takes half of the time that the changes
 //! took to come, unless the next checkpoint is due before that, or the node stops. A whole state, received
-//! or written anew, takes half of the time that it is at work, so that writes go on beside it.
+//! or written anew, has a rest after each bit of work, as long as the work, so that writes go on beside it.
 //!
 //! Every sled directory is a *generation*, `state/00000001`, and the marker `state/current` names the one
 //! that counts. A received snapshot fills a generation of its own while it arrives; when all of it is
@@ -242,6 +242,8 @@ impl Checkpoints {
     /// `InvalidData` naming the offset when the stream is damaged or incomplete; nothing is left then.
     pub(crate) fn receive(&self, input: impl Read) -> io::Result<Incoming> {
         let generation = self.begin()?;
+        // The one that was installed before may have left some haste behind.
+        self.haste.calm();
         let mut batches = Batches::resting(&generation, &self.haste);
         let state = snapshot::read(input, &mut batches)?;
         batches.finish()?;

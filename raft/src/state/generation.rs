@@ -159,7 +159,7 @@ impl<'a> Batches<'a> {
         Self { tempo: Tempo::Paced(pace), ..Self::new(generation) }
     }
 
-    /// In half of the time at most, unless there is haste.
+    /// With a rest after each batch, as long as the work was, unless there is haste.
     pub(super) fn resting(generation: &'a Generation, haste: &'a Haste) -> Self {
         Self { tempo: Tempo::Resting(Rests::new(haste)), ..Self::new(generation) }
     }

@@ -65,7 +65,7 @@ impl State {
                 TxnResult::Deleted { existed: self.remove(changes, &key, Change::Deleted) }
             }
             TxnOp::Get { key } => TxnResult::Got(self.keys.get(key.as_str()).map(|record| Got {
-                value: record.value.clone(),
+                value: record.to_value(),
                 content_type: record.content_type.to_string(),
                 revision: record.revision,
                 created_revision: record.created_revision,
