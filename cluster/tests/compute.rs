@@ -1,11 +1,16 @@
 //! The compute endpoints: they need no leader, no quorum and no store.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hearth_cluster::http::{Outcome, Reply};
 use hearth_cluster::{Cluster, Options, wait};
+use tokio::task::JoinSet;
 
 const BOUND: Duration = Duration::from_secs(20);
+/// How often a node is killed while it starts programs.
+const KILLS: usize = 20;
 
 fn source(reply: &Reply) -> &str {
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -62,4 +67,35 @@ async fn compute_needs_no_quorum() {
     })
     .await
     .unwrap();
+}
+
+/// A child that is just being started holds everything that the node has open, its addresses and its lock, until
+/// its own program begins. That must not keep the next process of the node from starting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_killed_while_it_starts_programs_starts_again() {
+    let lock = tempfile::NamedTempFile::new().unwrap();
+    let lock = format!("--compute-local-program-env=VERY_IMPORTANT_LOCK={}", lock.path().display());
+    let flags = vec![lock, "--compute-local-program-pool=0".to_owned()];
+    let mut cluster = Cluster::start(Options { nodes: 1, flags, ..Options::default() }).await.unwrap();
+    for _ in 0..KILLS {
+        let answers = Arc::new(AtomicUsize::new(0));
+        let mut load = JoinSet::new();
+        for _ in 0..16 {
+            let (client, answers) = (cluster.node(0).client.clone(), Arc::clone(&answers));
+            load.spawn(async move {
+                while client.get("local_program").await.is_ok() {
+                    answers.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        wait::until(BOUND, "answers", async || match answers.load(Ordering::Relaxed) {
+            50.. => Ok(()),
+            few => Err(format!("{few} of 50")),
+        })
+        .await
+        .unwrap();
+        cluster.kill(0).unwrap();
+        cluster.restart(0).await.unwrap();
+        load.shutdown().await;
+    }
 }

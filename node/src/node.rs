@@ -1,9 +1,11 @@
 //! The life of a node: bind, serve, open the store, run, stop.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hearth_monitoring::logs::{self, LogConfig};
@@ -16,6 +18,11 @@ use tokio::sync::watch;
 use crate::allocator;
 use crate::config::Settings;
 use crate::http::{self, AdmissionLimits, App, Compute, Edge, Gate, RequestLimits, StreamLimits, Streams};
+
+/// How long an address may still be in use. A node that is killed while it starts a local program leaves a child
+/// behind that holds all that the node had open, until its own program begins; and a supervisor is quick.
+const IN_USE_MAX: Duration = Duration::from_millis(500);
+const IN_USE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Runs a node until it is told to stop, or cannot go on.
 ///
@@ -91,8 +98,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
+/// Listens on `address`, the value of `key`. Waits a moment while it is in use, see [`IN_USE_MAX`].
 async fn bind(key: &str, address: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{key} {address}"))
+    let deadline = Instant::now() + IN_USE_MAX;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(IN_USE_PAUSE).await;
+            }
+            bound => return bound.with_context(|| format!("{key} {address}")),
+        }
+    }
 }
 
 fn request_limits(settings: &Settings) -> anyhow::Result<RequestLimits> {

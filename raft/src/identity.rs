@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::lock::{FORKED_MAX, once_free_within};
 use crate::marker;
 use crate::peer::hello::Own;
 use crate::types::Member;
@@ -177,10 +178,11 @@ impl DataDir {
             .truncate(false)
             .open(&lock_path)
             .map_err(io_error(&lock_path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-            rustix::io::Errno::WOULDBLOCK => DataDirError::InUse { path: path.display().to_string() },
-            other => io_error(&lock_path)(other.into()),
-        })?;
+        once_free_within(FORKED_MAX, || Ok(flock(&lock, FlockOperation::NonBlockingLockExclusive)?))
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => DataDirError::InUse { path: path.display().to_string() },
+                _ => io_error(&lock_path)(error),
+            })?;
         let dir = Self { path: path.to_owned(), _lock: lock };
         // Again, now that nobody else writes it.
         let identity = read_identity(path)?;
