@@ -33,7 +33,9 @@ impl Connection {
     pub async fn open(target: &Target) -> Result<Self> {
         let Target { system, address, operation, value } = target;
         Ok(match system {
-            System::Hearth => Self::Hearth(hearth::Connection::open(*address, *operation, value).await?),
+            System::Hearth | System::Before => {
+                Self::Hearth(hearth::Connection::open(*address, *operation, value).await?)
+            }
             System::Etcd => Self::Etcd(etcd::Connection::open(*address, *operation, value).await?),
         })
     }

@@ -4,6 +4,7 @@
 //! cluster/versus-etcd                      # installs etcd from Debian's packages, then the whole table
 //! cargo run --release -p hearth-cluster --bin versus -- --only put,get --connections 64 --rounds 5
 //! cargo run --release -p hearth-cluster --bin versus -- --skip-etcd --seconds 30 -- --log-level warn
+//! cargo run --release -p hearth-cluster --bin versus -- --skip-etcd --before old/hearthd --rounds 15 --seconds 1
 //! ```
 //!
 //! The idea: both clusters run all the time, with their default durability (every write fsynced on a
@@ -68,7 +69,7 @@ use hearth_cluster::load::Operation;
 use hearth_cluster::{binary, machine, measurement, seed};
 
 use crate::load::Load;
-use crate::options::{Options, is_known_to};
+use crate::options::{Options, System, is_known_to};
 use crate::report::Report;
 use crate::round::Round;
 use crate::servers::Servers;
@@ -122,7 +123,10 @@ async fn start(options: &Options, directory: &Path) -> Result<Vec<Servers>> {
         Some(path) => path.as_path(),
         None => binary::hearthd()?,
     };
-    let mut systems = vec![Servers::start_hearth(hearthd, directory, &options.flags).await?];
+    let mut systems = vec![Servers::start_hearth(System::Hearth, hearthd, directory, &options.flags).await?];
+    if let Some(before) = &options.before {
+        systems.push(Servers::start_hearth(System::Before, before, directory, &options.flags).await?);
+    }
     if !options.skip_etcd {
         systems.push(Servers::start_etcd(&options.etcd, directory).await?);
     }

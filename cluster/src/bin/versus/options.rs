@@ -32,6 +32,10 @@ pub struct Options {
     /// The server to measure; by default it is built from this workspace.
     #[arg(long, value_name = "PATH")]
     pub hearthd: Option<PathBuf>,
+    /// An earlier build of the same server, measured in turns with it: what a change brings, on a machine whose
+    /// speed changes from minute to minute.
+    #[arg(long, value_name = "PATH")]
+    pub before: Option<PathBuf>,
     /// etcd's server, also as a name to look for in PATH.
     #[arg(long, value_name = "PATH", default_value = "etcd")]
     pub etcd: PathBuf,
@@ -63,6 +67,8 @@ impl Options {
 pub enum System {
     /// This workspace's server.
     Hearth,
+    /// An earlier build of it.
+    Before,
     /// The one to compare with.
     Etcd,
 }
@@ -71,6 +77,7 @@ impl fmt::Display for System {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(match self {
             Self::Hearth => "hearth",
+            Self::Before => "before",
             Self::Etcd => "etcd",
         })
     }
@@ -78,7 +85,7 @@ impl fmt::Display for System {
 
 /// Whether a system has such a request.
 pub fn is_known_to(operation: Operation, system: System) -> bool {
-    system == System::Hearth || operation != Operation::Empty
+    system != System::Etcd || operation != Operation::Empty
 }
 
 #[cfg(test)]

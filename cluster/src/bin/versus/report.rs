@@ -1,4 +1,4 @@
-//! From rounds to a table: medians over the rounds, and what Hearth has of what etcd has.
+//! From rounds to a table: medians over the rounds, and what Hearth has of what the others have.
 
 use std::fmt;
 use std::path::Path;
@@ -63,15 +63,17 @@ impl Report {
                 continue;
             }
             done.push(cell);
-            let [hearth, etcd] =
-                [System::Hearth, System::Etcd].map(|system| self.cell(cell.0, cell.1, system));
-            for rounds in [&hearth, &etcd] {
+            let hearth = self.cell(cell.0, cell.1, System::Hearth);
+            let others = [System::Before, System::Etcd].map(|system| self.cell(cell.0, cell.1, system));
+            for rounds in std::iter::once(&hearth).chain(&others) {
                 if let Some(first) = rounds.first() {
                     table.add_row(measured_row(first, rounds));
                 }
             }
-            if !hearth.is_empty() && !etcd.is_empty() {
-                table.add_row(ratio_row(cell, &hearth, &etcd));
+            for other in &others {
+                if let (Some(_), Some(first)) = (hearth.first(), other.first()) {
+                    table.add_row(ratio_row(cell, first.system, &hearth, other));
+                }
             }
         }
         for column in table.column_iter_mut().skip(3) {
@@ -132,9 +134,10 @@ fn measured_row(first: &Round, rounds: &[&Round]) -> Vec<String> {
     row
 }
 
-fn ratio_row(cell: (Operation, u32), hearth: &[&Round], etcd: &[&Round]) -> Vec<String> {
-    let mut row = vec![cell.0.to_string(), cell.1.to_string(), "hearth/etcd".to_owned()];
-    let mut ratios = medians(hearth).into_iter().zip(medians(etcd)).map(|(ours, theirs)| ratio(ours, theirs));
+fn ratio_row(cell: (Operation, u32), to: System, hearth: &[&Round], other: &[&Round]) -> Vec<String> {
+    let mut row = vec![cell.0.to_string(), cell.1.to_string(), format!("hearth/{to}")];
+    let mut ratios =
+        medians(hearth).into_iter().zip(medians(other)).map(|(ours, theirs)| ratio(ours, theirs));
     row.extend(ratios.next());
     row.push(String::new());
     row.extend(ratios);

@@ -48,12 +48,17 @@ struct Member {
 }
 
 impl Servers {
-    /// Starts Hearth with its default settings and `flags`, and waits until all nodes are ready.
+    /// Starts Hearth, as `system`, with its default settings and `flags`, and waits until all nodes are ready.
     ///
     /// # Errors
     /// When a process cannot be started or is not ready in time.
-    pub async fn start_hearth(program: &Path, directory: &Path, flags: &[String]) -> Result<Self> {
-        let members = members(System::Hearth, directory)?;
+    pub async fn start_hearth(
+        system: System,
+        program: &Path,
+        directory: &Path,
+        flags: &[String],
+    ) -> Result<Self> {
+        let members = members(system, directory)?;
         let initial: Vec<String> =
             members.iter().map(|node| format!("{}={}", node.name, node.peer)).collect();
         let initial = initial.join(",");
@@ -62,7 +67,7 @@ impl Servers {
             arguments.extend(flags.iter().cloned());
             arguments
         };
-        Self::start(System::Hearth, program, &members, arguments).await
+        Self::start(system, program, &members, arguments).await
     }
 
     /// Starts etcd with its default settings, but for [`ETCD_QUOTA_BYTES`], and waits until all
@@ -137,7 +142,7 @@ impl Servers {
 
     async fn leads(&self, address: SocketAddr) -> Result<bool, String> {
         let leads = match self.system {
-            System::Hearth => hearth_answers(address, "leader").await,
+            System::Hearth | System::Before => hearth_answers(address, "leader").await,
             System::Etcd => etcd::status(address).await.map(|status| status.is_leader),
         };
         leads.map_err(|error| format!("{address}: {error:#}"))
@@ -154,7 +159,7 @@ impl Servers {
     async fn ready(&self) -> Result<(), String> {
         for Server { address, .. } in &self.nodes {
             let ready = match self.system {
-                System::Hearth => hearth_answers(*address, "readyz").await,
+                System::Hearth | System::Before => hearth_answers(*address, "readyz").await,
                 System::Etcd => etcd::status(*address).await.map(|status| status.has_leader),
             };
             match ready {
