@@ -25,6 +25,7 @@ use tokio::task::AbortHandle;
 use crate::background;
 use crate::codec;
 use crate::peer::Lane;
+use crate::peer::commits::{Commits, HELD_MAX, Wanted};
 use crate::peer::frame::{self, FrameReader};
 use crate::peer::hello::{self, Connection, HelloV1};
 use crate::peer::link::{CallError, Link};
@@ -60,6 +61,7 @@ pub(crate) struct Peers {
     /// How the attempts of Raft to reach each member go.
     reaches: Mutex<HashMap<u64, Arc<Reach>>>,
     pub(crate) told: Told,
+    pub(crate) wanted: Wanted,
 }
 
 impl Peers {
@@ -71,6 +73,7 @@ impl Peers {
             links: Mutex::default(),
             reaches: Mutex::default(),
             told: Told::default(),
+            wanted: Wanted::default(),
         })
     }
 
@@ -346,14 +349,15 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn start<S>(peers: Arc<Peers>, connection: Connection, mut input: S) -> Self
+    fn start<S>(peers: Arc<Peers>, connection: Connection, input: S) -> Self
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let Connection { reader, mut writer } = connection;
         let (tokens, unanswered) = mpsc::channel(PIPELINE);
         let write = tokio::spawn(async move {
-            while let Some(request) = input.next().await {
+            let mut input = Commits::new(input, HELD_MAX);
+            while let Some(request) = input.next(&peers.wanted).await {
                 peers.tell(&request);
                 let frame = match RequestV1::append_frame(0, &request) {
                     Ok(frame) => frame,
