@@ -68,8 +68,13 @@ pub(crate) fn encode_into<T: Serialize>(
     record: &T,
     out: &mut Vec<u8>,
 ) -> Result<(), CodecError> {
+    let malformed = |source| CodecError::Malformed { what, source };
+    let bytes = options().serialized_size(record).map_err(malformed)?;
+    // As much as is needed: growing a step at a time costs more than to count first, and what has no room left
+    // over becomes `Bytes` without another allocation.
+    out.reserve_exact(1 + usize::try_from(bytes).unwrap_or(0));
     out.push(FORMAT_V1);
-    options().serialize_into(&mut *out, record).map_err(|source| CodecError::Malformed { what, source })
+    options().serialize_into(&mut *out, record).map_err(malformed)
 }
 
 /// [`encode_into`] a fresh buffer.

@@ -97,6 +97,7 @@ impl Deref for Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         let mut wal = self.0.lock();
+        wal.closing = true;
         while wal.syncing {
             wal = self.0.synced.wait(wal).unwrap_or_else(PoisonError::into_inner);
         }
@@ -125,6 +126,8 @@ struct Wal {
     waiting: Vec<IOFlushed<TypeConfig>>,
     /// Whether an fdatasync is under way; when it ends it starts the next one.
     syncing: bool,
+    /// Whether somebody waits until none is: telling nobody costs a system call, too.
+    closing: bool,
     /// Where the newest chunk begins that the marker names, or will name when the fdatasync under way
     /// has returned.
     newest: u64,
@@ -195,6 +198,7 @@ impl LogStore {
             log,
             waiting: Vec::new(),
             syncing: false,
+            closing: false,
             newest: open_chunk.chunk_id.0,
             end: open_chunk.global_end,
             records: usize::try_from(open_chunk.records_count).unwrap_or(usize::MAX),
@@ -385,7 +389,9 @@ impl GroupSynced {
             wal.sync_group(&self.shared);
             return;
         }
-        self.shared.synced.notify_all();
+        if wal.closing {
+            self.shared.synced.notify_all();
+        }
     }
 }
 

@@ -67,23 +67,49 @@ impl State {
         ttl_ms: Option<NonZeroU64>,
     ) -> bool {
         let revision = changes.revision();
-        let old = self.keys.get(key);
-        let created_revision = old.map_or(revision, |old| old.created_revision);
-        let content_type = super::content_type(&content_type, old.map(|old| &old.content_type));
         // Its own bytes: a part of the command would keep the whole command in memory, and with it every
         // command of the frame that it came in.
         let value = Bytes::copy_from_slice(&value);
         // Rounded up by the one millisecond that both clocks may have been cut short by: never early.
         let expires_at_ms = ttl_ms.map(|ttl_ms| ttl_ms.saturating_add(self.clock_ms).saturating_add(1));
-        self.replace(changes, key, Record { value, content_type, revision, created_revision, expires_at_ms })
+        self.replace(changes, key, |old| Record {
+            value,
+            content_type: super::content_type(&content_type, old.map(|old| &old.content_type)),
+            revision,
+            created_revision: old.map_or(revision, |old| old.created_revision),
+            expires_at_ms,
+            hash: 0,
+        })
     }
 
-    /// Puts `new` in the place of what `key` had, and says whether it had nothing.
-    pub(super) fn replace(&mut self, changes: &mut Changes, key: &str, new: Record) -> bool {
-        let expires_at_ms = new.expires_at_ms;
-        self.count(key, &new);
-        let (of_map, record) = (SmolStr::from(key), Arc::new(new));
-        let old = self.keys.insert(of_map.clone(), Arc::clone(&record));
+    /// Puts what `new` makes of what `key` had in its place, and says whether it had nothing.
+    pub(super) fn replace(
+        &mut self,
+        changes: &mut Changes,
+        key: &str,
+        new: impl FnOnce(Option<&Record>) -> Record,
+    ) -> bool {
+        let new = |old: Option<&Record>| {
+            let mut new = new(old);
+            new.hash = hash::of_record(key, &new);
+            Arc::new(new)
+        };
+        let of_map = SmolStr::from(key);
+        // One walk through nodes that are in no cache, when the key is there.
+        let (record, old) = match self.keys.get_mut(key) {
+            Some(place) => {
+                let record = new(Some(place));
+                let old = std::mem::replace(place, Arc::clone(&record));
+                (record, Some(old))
+            }
+            None => {
+                let record = new(None);
+                self.keys.insert(of_map.clone(), Arc::clone(&record));
+                (record, None)
+            }
+        };
+        let expires_at_ms = record.expires_at_ms;
+        self.count(key, &record);
         self.unsaved.note_key(&of_map, old.as_deref());
         changes.note(of_map, Change::Put { record, created: old.is_none() });
         let Some(old) = old else { return true };
@@ -109,7 +135,7 @@ impl State {
     /// Notes what follows from a key that comes.
     pub(super) fn count(&mut self, key: &str, record: &Record) {
         self.data_bytes += record_bytes(key, record);
-        self.hash = self.hash.wrapping_add(hash::of_record(key, record));
+        self.hash = self.hash.wrapping_add(record.hash);
         if let Some(expires_at_ms) = record.expires_at_ms {
             self.expiries.insert((expires_at_ms, key.into()));
         }
@@ -118,7 +144,7 @@ impl State {
     /// Takes back what [`State::count`] did.
     fn uncount(&mut self, key: &str, record: &Record) {
         self.data_bytes -= record_bytes(key, record);
-        self.hash = self.hash.wrapping_sub(hash::of_record(key, record));
+        self.hash = self.hash.wrapping_sub(record.hash);
         if let Some(expires_at_ms) = record.expires_at_ms {
             self.expiries.remove(&(expires_at_ms, SmolStr::from(key)));
         }

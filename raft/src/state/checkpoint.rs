@@ -394,6 +394,7 @@ fn load(db: &sled::Db) -> io::Result<State> {
             revision: head.revision,
             created_revision: head.created_revision,
             expires_at_ms: head.expires_at_ms,
+            hash: 0,
         };
         state.restore_key(&mut keys, key.into(), record);
     }

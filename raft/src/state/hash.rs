@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::state::{AgeList, Record, Remembered};
 
-/// The part of one key.
+/// The part of one key; [`Record::hash`] has no part in it.
 pub(super) fn of_record(key: &str, record: &Record) -> u64 {
     let mut hash = xxh3_64_with_seed(key.as_bytes(), record.revision);
     hash = xxh3_64_with_seed(record.content_type.as_bytes(), hash ^ record.created_revision.rotate_left(32));

@@ -207,7 +207,7 @@ impl StateMachine {
     }
 
     fn apply_batch(&mut self, batch: &mut Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
-        let mut replies = Vec::new();
+        let mut replies = Vec::with_capacity(batch.len());
         self.metrics.apply_batch_entries.observe(batch.len() as f64);
         let woken = {
             let mut state = self.published.lock()?;

@@ -80,6 +80,8 @@ pub struct Record {
     pub created_revision: u64,
     /// When the key goes away by itself, by [`State::clock_ms`]; never when there is none.
     pub expires_at_ms: Option<NonZeroU64>,
+    /// Its part of [`State::hash`], filled in when a state takes it: an overwritten value need not be read again.
+    pub(crate) hash: u64,
 }
 
 impl Record {
@@ -173,7 +175,8 @@ impl State {
     }
 
     /// Puts back a key that was read from disk, at the latest when `keys` is finished.
-    fn restore_key(&mut self, keys: &mut Ascending<SmolStr, Arc<Record>>, key: SmolStr, record: Record) {
+    fn restore_key(&mut self, keys: &mut Ascending<SmolStr, Arc<Record>>, key: SmolStr, mut record: Record) {
+        record.hash = hash::of_record(&key, &record);
         self.count(&key, &record);
         keys.insert(&mut self.keys, key, Arc::new(record));
     }

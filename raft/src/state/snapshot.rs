@@ -170,6 +170,7 @@ pub(crate) fn read(mut input: impl Read, rows: &mut impl Rows) -> io::Result<Sta
                     revision,
                     created_revision,
                     expires_at_ms,
+                    hash: 0,
                 };
                 rows::write_key(rows, key, 0, &record)?;
                 state.restore_key(&mut keys, key.into(), record);

@@ -60,7 +60,7 @@ pub(crate) fn content(state: &State) -> Vec<String> {
         state.hash
     )];
     for (key, record) in &state.keys {
-        let Record { value, content_type, revision, created_revision, expires_at_ms } = &**record;
+        let Record { value, content_type, revision, created_revision, expires_at_ms, hash: _ } = &**record;
         let (len, sum) = (value.len(), crc32fast::hash(value));
         lines.push(format!(
             "{key}: {len} bytes {sum:08x} {content_type} {revision} {created_revision} {expires_at_ms:?}"

@@ -77,24 +77,21 @@ impl State {
 
     fn add(&mut self, changes: &mut Changes, key: &str, by: i64) -> Result<i64, TxnRefusal> {
         let revision = changes.revision();
-        let old = self.keys.get(key);
-        let number = match old {
+        let number = match self.keys.get(key) {
             Some(old) => integer(&old.value).ok_or(TxnRefusal::NotAnInteger)?,
             None => 0,
         };
         let sum = number.checked_add(by).ok_or(TxnRefusal::Overflow)?;
         let value = Bytes::from(sum.to_string());
-        let new = match old {
-            Some(old) => Record { value, revision, ..(**old).clone() },
-            None => Record {
-                value,
-                content_type: Arc::from(COUNTER_CONTENT_TYPE),
-                revision,
-                created_revision: revision,
-                expires_at_ms: None,
-            },
-        };
-        self.replace(changes, key, new);
+        self.replace(changes, key, |old| Record {
+            value,
+            content_type: old
+                .map_or_else(|| Arc::from(COUNTER_CONTENT_TYPE), |old| Arc::clone(&old.content_type)),
+            revision,
+            created_revision: old.map_or(revision, |old| old.created_revision),
+            expires_at_ms: old.and_then(|old| old.expires_at_ms),
+            hash: 0,
+        });
         Ok(sum)
     }
 

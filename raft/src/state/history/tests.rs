@@ -13,6 +13,7 @@ fn put(revision: u64, key: &str, value_bytes: usize) -> Changed {
         revision,
         created_revision: revision,
         expires_at_ms: None,
+        hash: 0,
     };
     let change = Change::Put { record: record.into(), created: true };
     Changed { revision, key: key.into(), change }
