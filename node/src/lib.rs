@@ -18,3 +18,4 @@ pub mod config;
 pub mod dev;
 mod http;
 pub mod node;
+pub mod runtime;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use hearth_node::compute::very_important_value;
 use hearth_node::config::{self, Cli, Command, ConfigError};
-use hearth_node::{dev, node};
+use hearth_node::{dev, node, runtime};
 
 fn main() -> ExitCode {
     let cli = match config::load(std::env::args_os()) {
@@ -47,10 +47,11 @@ fn one_line(error: &anyhow::Error) -> String {
     line
 }
 
-#[tokio::main]
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    match cli.command {
-        Some(Command::Dev(options)) => dev::run(options).await,
-        _ => node::run(cli.settings).await,
-    }
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    runtime::new()?.block_on(async {
+        match cli.command {
+            Some(Command::Dev(options)) => dev::run(options).await,
+            _ => node::run(cli.settings).await,
+        }
+    })
 }
