@@ -10,8 +10,8 @@
 //! **Whom it would harm.** Beside a program that never sleeps, to step back once costs a time slice of the
 //! kernel, some 3 ms, and a request wakes several threads. Such turns are told by their length, because Hearth's own
 //! threads and its clients sleep before their slice is over: of the turns under full load 1 % are longer than
-//! [`SLICE`], beside busy loops a quarter. A thread that meets too many of them does not step back for a while
-//! ([`Courtesy`]).
+//! `SLICE`, beside busy loops a quarter. A thread that meets too many of them does not step back for a while
+//! (`Courtesy`).
 
 use std::cell::Cell;
 use std::io;
