@@ -130,11 +130,6 @@ impl ReadIndex {
         let votes = BTreeSet::from([self.leading.own_id(), node]);
         is_quorum(&self.leading.membership(), &votes).then(|| self.leading.index(confirmed))
     }
-
-    /// To be called with every index that another node gets: it waits for news of that commit.
-    pub(crate) fn given(&self, index: u64) {
-        self.leading.peers.wanted.raise(index);
-    }
 }
 
 impl Leading {

@@ -21,7 +21,6 @@
 //! **Absent on purpose.** Authentication and encryption: for now the peer port must only be
 //! reachable by the nodes themselves.
 
-mod commits;
 pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod link;

@@ -25,7 +25,6 @@ use tokio::task::AbortHandle;
 use crate::background;
 use crate::codec;
 use crate::peer::Lane;
-use crate::peer::commits::{Commits, HELD_MAX, Wanted};
 use crate::peer::frame::{self, FrameReader};
 use crate::peer::hello::{self, Connection, HelloV1};
 use crate::peer::link::{CallError, Link};
@@ -61,7 +60,6 @@ pub(crate) struct Peers {
     /// How the attempts of Raft to reach each member go.
     reaches: Mutex<HashMap<u64, Arc<Reach>>>,
     pub(crate) told: Told,
-    pub(crate) wanted: Wanted,
 }
 
 impl Peers {
@@ -73,7 +71,6 @@ impl Peers {
             links: Mutex::default(),
             reaches: Mutex::default(),
             told: Told::default(),
-            wanted: Wanted::default(),
         })
     }
 
@@ -349,15 +346,14 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn start<S>(peers: Arc<Peers>, connection: Connection, input: S) -> Self
+    fn start<S>(peers: Arc<Peers>, connection: Connection, mut input: S) -> Self
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let Connection { reader, mut writer } = connection;
         let (tokens, unanswered) = mpsc::channel(PIPELINE);
         let write = tokio::spawn(async move {
-            let mut input = Commits::new(input, HELD_MAX);
-            while let Some(request) = input.next(&peers.wanted).await {
+            while let Some(request) = input.next().await {
                 peers.tell(&request);
                 let frame = match RequestV1::append_frame(0, &request) {
                     Ok(frame) => frame,

@@ -229,10 +229,7 @@ impl Service {
         Ok(match codec::decode::<RequestV1<'_>>("request", &frame.body)? {
             RequestV1::HeldVote => Some(ResponseV1::HeldVote(self.local.read_index.held_vote())),
             RequestV1::ReadIndex { held } => {
-                let index = self.local.read_index.seconded(from, held);
-                index
-                    .inspect(|index| self.local.read_index.given(*index))
-                    .map(|index| ResponseV1::ReadIndex(Ok(index)))
+                self.local.read_index.seconded(from, held).map(|index| ResponseV1::ReadIndex(Ok(index)))
             }
             _ => None,
         })
@@ -258,10 +255,7 @@ impl Service {
                     .map_err(io::Error::other)?;
                 ResponseV1::TransferLeader
             }
-            RequestV1::ReadIndex { .. } => {
-                let index = self.local.read_index.get().await;
-                ResponseV1::ReadIndex(index.inspect(|index| self.local.read_index.given(*index)))
-            }
+            RequestV1::ReadIndex { .. } => ResponseV1::ReadIndex(self.local.read_index.get().await),
             RequestV1::HeldVote => ResponseV1::HeldVote(self.local.read_index.held_vote()),
             RequestV1::Status => ResponseV1::Status(Box::new(self.local.status())),
             RequestV1::Found(_) => {
