@@ -74,6 +74,9 @@ async fn held(client: &Client, ledger: &Ledger) -> Result<Vec<Option<String>>> {
 const KILLS: usize = 9;
 /// For how long a kill waits for what it is meant to interrupt.
 const BEGUN_BOUND: Duration = Duration::from_secs(3);
+/// How long a kill comes after that at most, in the first round; shorter after each that came too late, so that on
+/// a fast machine one comes while it is still receiving.
+const SPAN_MS_MAX: u64 = 400;
 /// Enough that receiving and installing it takes some hundreds of milliseconds.
 const KEYS: usize = 320;
 const VALUE_BYTES: usize = 60_000;
@@ -95,7 +98,7 @@ async fn a_node_killed_while_it_installs_a_snapshot_has_the_old_state_or_the_new
 
     put_all(&clients[leader], &mut seen, |number| value(number, 0)).await.unwrap();
     let (mut old_starts, mut new_starts, mut receiving, mut installed) = (0, 0, 0, 0);
-    let mut round = 0;
+    let (mut round, mut span_ms) = (0, SPAN_MS_MAX);
     cluster.wait_converged().await.unwrap();
     let mut old = stand(&clients[away]).await.unwrap();
     for kill in 0..KILLS {
@@ -138,17 +141,20 @@ async fn a_node_killed_while_it_installs_a_snapshot_has_the_old_state_or_the_new
         while !begun() && started.elapsed() < BEGUN_BOUND {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..span_ms))).await;
         let at = started.elapsed();
         cluster.kill(away).unwrap();
         let was_set = std::fs::read(state_dir.join("current")).unwrap() != current;
         let found_on_disk = match (was_set, generations(&state_dir)) {
             (false, 2..) => {
                 receiving += 1;
+                span_ms = (span_ms * 2).min(SPAN_MS_MAX);
                 "was receiving"
             }
             (true, _) => {
                 installed += 1;
+                // It is over sooner here.
+                span_ms = (span_ms / 4).max(1);
                 "had installed it"
             }
             _ => "did neither",
