@@ -32,8 +32,6 @@ use crate::http::edge::Edge;
 
 /// hyper offers at most so many slices; with as many there may be more to come.
 const SLICES_MAX: usize = 64;
-/// Head and body of a small answer are copied together: to send them costs the kernel less than to gather them.
-const JOINED_BYTES_MAX: usize = 2048;
 /// How often a waiting connection looks whether it may still wait.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a connection may be idle when places are scarce.
@@ -396,16 +394,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if this.replaces(slices.first().map_or(&[], |slice| slice)) {
             return Poll::Ready(Ok(length));
         }
-        let result = if length <= JOINED_BYTES_MAX {
-            let (mut joined, mut filled) = ([0; JOINED_BYTES_MAX], 0);
-            for slice in slices {
-                joined[filled..filled + slice.len()].copy_from_slice(slice);
-                filled += slice.len();
-            }
-            Pin::new(&mut this.stream).poll_write(cx, &joined[..length])
-        } else {
-            Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
-        };
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
         this.wrote(cx, result, length, slices.len() < SLICES_MAX)
     }
 
