@@ -117,7 +117,8 @@ mod tests {
     fn beside_who_sleeps_it_steps_back_always() {
         let second = Duration::from_secs(1);
         assert_eq!(steps(second, |_| SHORT_TURN).0, 2500);
-        let (most, long) = steps(second, |number| if number.is_multiple_of(50) { LONG_TURN } else { SHORT_TURN });
+        let (most, long) =
+            steps(second, |number| if number.is_multiple_of(50) { LONG_TURN } else { SHORT_TURN });
         assert!(most > 2000 && long > 40, "one long turn in 50: {most}, {long} of them long");
     }
 
