@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a start needs at most: a log chunk's head, and two segments of sled.
+/// What a start needs at most: the marker of the log, the first votes in it, and two segments of sled.
 const BALLAST_BYTES: u64 = 16 << 20;
 /// How often the disk is looked at.
 const TICK: Duration = Duration::from_millis(250);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 pub(crate) const PEER: &str = include_str!("peer.txt");
 pub(crate) const AT_REST: &str = include_str!("at_rest.txt");
+pub(crate) const LOG: &str = include_str!("log.txt");
 
 /// The bytes of `name` in `list`.
 pub(crate) fn frozen(list: &str, name: &str) -> Option<Vec<u8>> {

@@ -1,79 +1,94 @@
 //! The Raft log and the vote, on disk.
 //!
-//! **Idea.** `raft-log` keeps one write-ahead log of typed records in chunk files, with the recent
-//! entries in memory. This module puts group commit on top: at most one fdatasync is under way, and
-//! everything that is appended meanwhile waits for the next one, together. The slower the disk, the
-//! larger the groups; no timer is involved.
+//! **Idea.** One log of typed records, appended to files of `segment_bytes`, with group commit: at most one
+//! fdatasync is under way, and everything that comes meanwhile waits for the next one, together, as one
+//! *frame*. The slower the disk, the larger the groups; no timer is involved. Files are filled with zeros
+//! ahead, so that an fdatasync writes data and nothing else. Where each entry lies is kept in memory, and
+//! so are the recent entries themselves.
+//!
+//! | file | |
+//! |---|---|
+//! | `frame` | how records lie in a file, so that a torn write can be told from damage |
+//! | `records` | the records and their bytes |
+//! | `segment`, `newest` | the files, and the marker that names the newest |
+//! | `entries` | where each entry lies, and the recent ones |
+//! | `wal` | the log in memory, and the groups that wait for the disk |
+//! | `writer` | the thread that writes them |
+//! | `recovery` | what the files say at a start |
 //!
 //! **Invariants.**
 //! - Nothing is reported durable before the fdatasync that covers it returned (invariant 1 of the
 //!   design). Entries are readable before that: replication does not wait for the local disk.
 //! - Vote and log records go through one queue in the order in which openraft asked for them, so
 //!   they never reorder. See openraft's `docs::protocol::io_ordering`.
-//! - A failed write or fsync is never retried: the failure sticks, every waiter and every later
+//! - A failed or short write or fsync is never retried: the failure sticks, every waiter and every later
 //!   call gets it, openraft stops, and so does the node (invariant 6).
-//! - A chunk file that is gone is noticed. raft-log finds a gap between two chunks, but without its
-//!   newest file a log only looks shorter than it was. So the marker `log-newest` beside the directory
-//!   names a chunk and how far it reached, and it is written before anything in the next chunk is
-//!   reported durable.
+//! - Only what a crash left of the last frame is cut off at a start. Anything else that is not as it was
+//!   written is an error that names file and offset (invariant 7). A disk that loses the whole of the last
+//!   frame cannot be told from one that never got it, but for the marker.
+//! - A file that is gone is noticed. Frames are numbered through all files; and since a log without its newest
+//!   file only looks shorter than it was, the marker `log-newest` beside the directory names a file and
+//!   how far it reached, and is written before anything in the next file is reported durable.
 //! - The log is purged only as far as openraft asks, and openraft only asks for what a checkpoint
-//!   durably holds (invariant 4, see [`crate::state`]).
+//!   durably holds (invariant 4, see [`crate::state`]). A file is removed behind a durable record of that.
 //!
-//! **Absent on purpose.** `save_committed` writes no fsync and not even a write of its own: the
-//! record rides along with the next append. Losing it costs a restart nothing but a later apply.
+//! **Absent on purpose.** `save_committed` writes nothing by itself: the record rides along with the next
+//! group. Losing it costs a restart nothing but a later apply. Files are not recycled: their old content would
+//! have to be told from the new.
+//!
+//! **Why not `raft-log`**, which this log was built on before: it appends, so each fdatasync writes the file's new
+//! length too; and it takes a length that points past the end of a file for a torn write.
 
-mod files;
+mod entries;
+mod frame;
 mod held;
+mod newest;
 pub(crate) mod records;
+mod recovery;
+mod segment;
 mod underway;
+mod wal;
+mod writer;
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
 use std::ops::{Bound, Deref, RangeBounds};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread::JoinHandle;
 
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use prometheus::{Histogram, HistogramOpts, Registry};
-use raft_log::api::raft_log_writer::RaftLogWriter;
-use raft_log::chunked_wal::Segment;
-use raft_log::codeq::Span as _;
-use raft_log::{Callback, RaftLog};
+use rustix::fs::{FlockOperation, flock};
 
-use self::files::Newest;
 pub(crate) use self::held::HeldVote;
-use self::records::{StoredPayload, WalTypes};
-use self::underway::Begun;
+use self::newest::Newest;
+use self::segment::Segment;
 pub(crate) use self::underway::Underway;
+use self::wal::{Waiter, Wal};
+use self::writer::Writer;
 use crate::codec::{LogIdV1, VoteV1};
 use crate::lock::once_free;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
-/// Bounds of the log, all in bytes unless they say otherwise.
+/// Bounds of the log, all in bytes.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
-    /// Size at which a chunk file is closed and the next one begun. Space is given back a chunk at
-    /// a time, and the entries of the open chunk always stay in memory.
-    pub chunk_bytes: usize,
-    /// Memory for the entries of closed chunks.
-    pub cache_bytes: usize,
+    /// Size at which a file is closed and the next one begun. Space is given back a file at a time.
+    pub segment_bytes: u64,
+    /// Memory for recent entries, besides those that are not written yet.
+    pub memory_bytes: u64,
     /// Most bytes that one read hands to replication; a single larger entry still passes.
     pub read_bytes_max: u64,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { chunk_bytes: 32 << 20, cache_bytes: 32 << 20, read_bytes_max: 1 << 20 }
+        Self { segment_bytes: 32 << 20, memory_bytes: 32 << 20, read_bytes_max: 1 << 20 }
     }
 }
-
-/// Entries that a chunk holds, and that the cache keeps, at most.
-const CHUNK_RECORDS_MAX: usize = 256 * 1024;
-
-/// The replay buffer at start. raft-log's default of 64 MiB would stay in the process's memory.
-const REPLAY_BUFFER_BYTES: usize = 1 << 20;
 
 /// The log store: openraft's storage and, as a clone, its log reader. The files are closed and
 /// their lock is given up when the last clone is dropped.
@@ -82,62 +97,42 @@ pub struct LogStore {
     shared: Arc<Owner>,
 }
 
-/// What the clones of [`LogStore`] share. The flush worker holds [`Shared`] only while it reports a
-/// group, and must not be the one to drop it: that would make it wait for its own end.
-struct Owner(Arc<Shared>);
+/// What the clones of [`LogStore`] share; the writer has a share of what is in it only.
+struct Owner {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+    /// No other process, nor an earlier life of this one, writes the files.
+    _lock: File,
+}
 
 impl Deref for Owner {
-    type Target = Arc<Shared>;
+    type Target = Shared;
 
-    fn deref(&self) -> &Arc<Shared> {
-        &self.0
+    fn deref(&self) -> &Shared {
+        &self.shared
     }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        let mut wal = self.0.lock();
-        wal.closing = true;
-        while wal.syncing {
-            wal = self.0.synced.wait(wal).unwrap_or_else(PoisonError::into_inner);
-        }
-        // The worker has given the lock back; now it also lets go of `Shared`.
-        if let Err(error) = wal.log.wait_worker_idle() {
-            tracing::debug!(%error, "the log was closed after a failure");
+        self.shared.lock().closing = true;
+        self.shared.work.notify_one();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the log's writer panicked");
         }
     }
 }
 
 struct Shared {
     wal: Mutex<Wal>,
-    /// Notified when an fdatasync ended and no other began.
-    synced: Condvar,
+    /// Notified when there is work for the writer and it sleeps.
+    work: Condvar,
     read_bytes_max: u64,
     fsync_seconds: Histogram,
     underway: Arc<Underway>,
     held: Arc<HeldVote>,
-    newest_path: PathBuf,
-}
-
-/// Guarded by one std mutex: every holder only touches memory, or reads an old chunk.
-struct Wal {
-    log: RaftLog<WalTypes>,
-    /// Appends that the next group commit will cover.
-    waiting: Vec<IOFlushed<TypeConfig>>,
-    /// Whether an fdatasync is under way; when it ends it starts the next one.
-    syncing: bool,
-    /// Whether somebody waits until none is: telling nobody costs a system call, too.
-    closing: bool,
-    /// Where the newest chunk begins that the marker names, or will name when the fdatasync under way
-    /// has returned.
-    newest: u64,
-    /// Where the log ends, in bytes since it was created.
-    end: u64,
-    /// Records since `newest` was found out, at most.
-    records: usize,
-    chunk_bytes: u64,
-    /// The first failure of a write or fsync. It never goes away.
-    failed: Option<String>,
 }
 
 impl LogStore {
@@ -146,35 +141,46 @@ impl LogStore {
     /// # Errors
     /// What the file system says.
     pub fn create(dir: &Path) -> io::Result<()> {
-        let path = files::newest_path(dir);
-        if Newest::read(&path)?.is_some() {
+        let newest_path = newest::path(dir);
+        if Newest::read(&newest_path)?.is_some() {
             return Ok(());
         }
-        let config = Arc::new(raft_log::Config::new(dir.display()));
-        let log = once_free(|| RaftLog::<WalTypes>::open(Arc::clone(&config)))?;
-        let chunk = log.stat().open_chunk;
-        files::sync(dir)?;
-        Newest { path, chunk: chunk.chunk_id.0, durable_end: chunk.global_end }.write()
+        let _lock = lock(dir)?;
+        // Of a log without a marker, or of a try that a crash ended before the marker: in the first file only,
+        // and with nothing in it. Which of them it is, opening tells.
+        let files = segment::files(dir)?;
+        let newest = files.keys().next_back().copied().unwrap_or(1);
+        let unfinished =
+            files.values().try_fold(true, |all, path| Ok::<_, io::Error>(all && is_blank(path)?))?;
+        if unfinished {
+            let segment = Segment::create(dir, 1)?;
+            writer::write_whole(&segment.file, &wal::empty()?.bytes, 0)?;
+        }
+        segment::sync(dir)?;
+        Newest { segment: newest, durable_end: 0 }.write(&newest_path)
     }
 
-    /// Opens the log in `dir`. A torn last record is cut off.
+    /// Opens the log in `dir`. A torn last write is cut off.
     ///
     /// # Errors
     /// What the file system says, or `InvalidData` when a record is damaged or a file is missing.
     pub fn open(dir: &Path, options: &LogOptions, registry: &Registry) -> io::Result<Self> {
-        let newest_path = files::newest_path(dir);
-        files::check(dir, &newest_path)?;
-        let mut config = raft_log::Config::new(dir.display());
-        config.log_cache_max_items = Some(CHUNK_RECORDS_MAX);
-        config.log_cache_capacity = Some(options.cache_bytes);
-        config.wal.chunk_max_size = Some(options.chunk_bytes);
-        config.wal.chunk_max_records = Some(CHUNK_RECORDS_MAX);
-        config.wal.read_buffer_size = Some(REPLAY_BUFFER_BYTES);
-        // Groups are formed here, by what waits; raft-log must not wait for more.
-        config.wal.flush_batch_wait = Some(Duration::ZERO);
-        // Never blocks: the flush worker itself starts the next group, see `GroupSynced`. What is
-        // queued is bounded by the writes in flight.
-        config.wal.flush_queue_max_bytes = Some(usize::MAX);
+        let lock = match lock(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the directory is missing"));
+            }
+            lock => lock?,
+        };
+        let newest_path = newest::path(dir);
+        let recovered = recovery::recover(dir, &newest_path, options.memory_bytes)?;
+        // A process that was killed may have written what it had no time to sync. openraft takes what
+        // it reads now for durable.
+        segment::sync(dir)?;
+        let Some(segment) = recovered.segments.back().cloned() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "there is no file in it"));
+        };
+        // The marker may be of the file before, and is of an earlier time.
+        Newest { segment: segment.number, durable_end: recovered.end }.write(&newest_path)?;
 
         let fsync_seconds = Histogram::with_opts(
             HistogramOpts::new(
@@ -186,56 +192,37 @@ impl LogStore {
         .map_err(io::Error::other)?;
         registry.register(Box::new(fsync_seconds.clone())).map_err(io::Error::other)?;
 
-        let config = Arc::new(config);
-        let log = once_free(|| RaftLog::open(Arc::clone(&config)))?;
-        files::check_first_entry(&log)?;
-        // A process that was killed may have written what it had no time to sync. openraft takes what
-        // it reads now for durable.
-        files::sync(dir)?;
-        let held = Arc::new(HeldVote::new(log.log_state().vote().map(|vote| vote.0)));
-        let open_chunk = log.stat().open_chunk;
-        let wal = Wal {
-            log,
-            waiting: Vec::new(),
-            syncing: false,
-            closing: false,
-            newest: open_chunk.chunk_id.0,
-            end: open_chunk.global_end,
-            records: usize::try_from(open_chunk.records_count).unwrap_or(usize::MAX),
-            chunk_bytes: options.chunk_bytes as u64,
-            failed: None,
-        };
-        // What is left of a crash between a new chunk and its marker. And nothing was cut off: what is
-        // here from now on is what was found.
-        Newest { path: newest_path.clone(), chunk: wal.newest, durable_end: wal.end }.write()?;
-        Ok(Self {
-            shared: Arc::new(Owner(Arc::new(Shared {
-                wal: Mutex::new(wal),
-                synced: Condvar::new(),
-                read_bytes_max: options.read_bytes_max,
-                fsync_seconds,
-                underway: Arc::default(),
-                held,
-                newest_path,
-            }))),
-        })
+        let held = Arc::new(HeldVote::new(recovered.hard.vote));
+        let shared = Arc::new(Shared {
+            wal: Mutex::new(Wal::new(recovered, options.segment_bytes)?),
+            work: Condvar::new(),
+            read_bytes_max: options.read_bytes_max,
+            fsync_seconds,
+            underway: Arc::default(),
+            held,
+        });
+        let writer = Writer { dir: dir.to_owned(), newest_path, segment };
+        let writer = std::thread::Builder::new().name("raft-log".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || writer.run(&shared)
+        })?;
+        Ok(Self { shared: Arc::new(Owner { shared, writer: Some(writer), _lock: lock }) })
     }
 
     /// Whether nothing was ever written to it.
     pub fn is_blank(&self) -> bool {
         let wal = self.shared.lock();
-        let state = wal.log.log_state();
-        state.vote().is_none() && state.last().is_none() && state.purged().is_none()
+        wal.hard.vote.is_none() && wal.last().is_none()
     }
 
     /// Up to where the log is purged.
     pub fn purged(&self) -> Option<LogId> {
-        self.shared.lock().log.log_state().purged().map(|id| id.0.into())
+        self.shared.lock().hard.purged.map(LogId::from)
     }
 
     /// Bytes that the log takes on disk.
     pub fn disk_bytes(&self) -> u64 {
-        self.shared.lock().log.on_disk_size()
+        self.shared.lock().segments.iter().map(|segment| segment.bytes).sum()
     }
 
     /// The fdatasyncs that are under way.
@@ -248,150 +235,63 @@ impl LogStore {
         Arc::clone(&self.shared.held)
     }
 
-    /// Hands everything appended so far to the disk and waits until it is durable.
-    async fn sync(&self) -> io::Result<()> {
-        let (done, synced) = tokio::sync::oneshot::channel();
-        {
-            let mut wal = self.shared.lock();
-            wal.check()?;
-            let synced = wal.synced(&self.shared);
-            wal.log.flush(true, Some(OnSynced::Signal(done, synced)))?;
-        }
-        let synced = synced.await.map_err(|_| io::Error::other("the log's flush worker stopped")).flatten();
-        if let Err(error) = &synced {
-            self.shared.lock().failed.get_or_insert_with(|| error.to_string());
-        }
-        synced
+    /// Makes a change to the log and waits until it is durable, with everything before it.
+    async fn durably(&self, change: impl FnOnce(&mut Wal) -> io::Result<()>) -> io::Result<()> {
+        let (done, durable) = tokio::sync::oneshot::channel();
+        self.shared.change(|wal| {
+            change(wal)?;
+            wal.wait(Waiter::Signal(done));
+            Ok(())
+        })?;
+        durable.await.map_err(|_| io::Error::other("the log's writer stopped")).flatten()
+    }
+
+    /// The entries with `from <= index < to`, until `bytes_max` is reached; at least one.
+    fn read(&self, from: u64, to: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
+        let found = {
+            let wal = self.shared.lock();
+            wal.entries.find(from, to, bytes_max, &wal.segments)
+        };
+        found.read()
     }
 }
 
+/// Locks the directory for this process, once another that closes it has.
+fn lock(dir: &Path) -> io::Result<File> {
+    let lock = File::open(dir)?;
+    once_free(|| Ok(flock(&lock, FlockOperation::NonBlockingLockExclusive)?))?;
+    Ok(lock)
+}
+
+/// Whether there are only zeros in the file.
+fn is_blank(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::read(path)?.iter().all(|byte| *byte == 0))
+}
+
 impl Shared {
-    /// A poisoned lock means that a holder panicked between two memory operations of raft-log; the
+    /// A poisoned lock means that a holder panicked between two memory operations; the
     /// node is going down anyway, and the failure mark below keeps it from acknowledging.
     fn lock(&self) -> MutexGuard<'_, Wal> {
         self.wal.lock().unwrap_or_else(|poisoned: PoisonError<_>| {
             let mut wal = poisoned.into_inner();
-            wal.failed.get_or_insert_with(|| "a thread panicked while it held the log".to_owned());
+            wal.fail("a thread panicked while it held the log");
             wal
         })
     }
-}
 
-impl Wal {
-    fn check(&self) -> io::Result<()> {
-        match &self.failed {
-            None => Ok(()),
-            Some(reason) => Err(io::Error::other(reason.clone())),
+    /// Makes a change to the log, and wakes the writer if it sleeps. A change that fails half-way sticks.
+    fn change(&self, change: impl FnOnce(&mut Wal) -> io::Result<()>) -> io::Result<()> {
+        let mut wal = self.lock();
+        wal.check()?;
+        if let Err(error) = change(&mut wal) {
+            wal.fail(&error);
+            return Err(error);
         }
-    }
-
-    /// Takes note of what was appended to raft-log.
-    fn appended(&mut self, segment: Segment, records: usize) {
-        self.end = segment.end().0;
-        self.records += records;
-    }
-
-    /// What is to be done when the next fdatasync has returned.
-    fn synced(&mut self, shared: &Shared) -> Synced {
-        // raft-log's own condition for beginning a new chunk; looking is not for every group.
-        let may_be_new = self.end - self.newest >= self.chunk_bytes || self.records >= CHUNK_RECORDS_MAX;
-        let newest = may_be_new.then(|| self.log.stat().open_chunk);
-        let newest = newest.filter(|chunk| chunk.chunk_id.0 != self.newest).map(|chunk| {
-            self.newest = chunk.chunk_id.0;
-            self.records = usize::try_from(chunk.records_count).unwrap_or(usize::MAX);
-            Newest {
-                path: shared.newest_path.clone(),
-                chunk: chunk.chunk_id.0,
-                durable_end: chunk.global_end,
-            }
-        });
-        Synced { newest, begun: shared.underway.begin() }
-    }
-
-    /// Starts the fdatasync for everything that waits.
-    fn sync_group(&mut self, shared: &Arc<Shared>) {
-        let group = std::mem::take(&mut self.waiting);
-        self.syncing = true;
-        let synced = self.synced(shared);
-        let on_synced = OnSynced::Group(GroupSynced { shared: Arc::clone(shared), group, synced });
-        // The callback is dropped, and with it the group, when the worker is gone: openraft
-        // notices through the next append, which fails the same way.
-        if let Err(error) = self.log.flush(true, Some(on_synced)) {
-            self.failed.get_or_insert_with(|| error.to_string());
-            self.syncing = false;
-            shared.synced.notify_all();
+        if std::mem::replace(&mut wal.idle, false) {
+            drop(wal);
+            self.work.notify_one();
         }
-    }
-}
-
-/// What the flush worker calls after each write.
-enum OnSynced {
-    Group(GroupSynced),
-    Signal(tokio::sync::oneshot::Sender<io::Result<()>>, Synced),
-}
-
-/// An fdatasync that is under way.
-struct Synced {
-    /// The chunk that began since the one before.
-    newest: Option<Newest>,
-    begun: Begun,
-}
-
-impl Synced {
-    /// Runs on the flush worker: what it answers may be reported. Whatever fails here is a failed fsync.
-    fn end(self, result: io::Result<()>) -> io::Result<()> {
-        result.and_then(|()| match &self.newest {
-            Some(newest) => newest.write(),
-            None => Ok(()),
-        })
-    }
-}
-
-struct GroupSynced {
-    shared: Arc<Shared>,
-    group: Vec<IOFlushed<TypeConfig>>,
-    synced: Synced,
-}
-
-impl Callback for OnSynced {
-    fn send(self, result: io::Result<()>) {
-        match self {
-            OnSynced::Group(synced) => synced.complete(result),
-            // The waiter may have gone away; then nobody relies on the answer.
-            OnSynced::Signal(done, synced) => drop(done.send(synced.end(result))),
-        }
-    }
-}
-
-impl GroupSynced {
-    /// Runs on the flush worker: reports the group, then starts the next one if any appends came in
-    /// meanwhile.
-    fn complete(self, result: io::Result<()>) {
-        self.shared.fsync_seconds.observe(self.synced.begun.elapsed().as_secs_f64());
-        let result = self.synced.end(result);
-        let report = |callback: IOFlushed<TypeConfig>, result: &io::Result<()>| {
-            callback.io_completed(match result {
-                Ok(()) => Ok(()),
-                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-            });
-        };
-        for callback in self.group {
-            report(callback, &result);
-        }
-        let mut wal = self.shared.lock();
-        wal.syncing = false;
-        if let Err(error) = &result {
-            wal.failed.get_or_insert_with(|| error.to_string());
-            for callback in std::mem::take(&mut wal.waiting) {
-                report(callback, &result);
-            }
-        } else if !wal.waiting.is_empty() {
-            wal.sync_group(&self.shared);
-            return;
-        }
-        if wal.closing {
-            self.shared.synced.notify_all();
-        }
+        Ok(())
     }
 }
 
@@ -409,25 +309,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(self.shared.lock().log.log_state().vote().map(|vote| vote.0.into()))
-    }
-}
-
-impl LogStore {
-    /// The entries with `from <= index < to`, until `bytes_max` is reached; at least one.
-    fn read(&self, from: u64, to: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
-        let wal = self.shared.lock();
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        for item in wal.log.read(from, to) {
-            let (log_id, payload) = item?;
-            bytes += payload.bytes();
-            if bytes > bytes_max && !entries.is_empty() {
-                break;
-            }
-            entries.push(Entry { log_id: log_id.0.into(), payload: payload.0 });
-        }
-        Ok(entries)
+        Ok(self.shared.lock().hard.vote.map(Vote::from))
     }
 }
 
@@ -451,10 +333,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let wal = self.shared.lock();
-        let state = wal.log.log_state();
         Ok(LogState {
-            last_purged_log_id: state.purged().map(|id| id.0.into()),
-            last_log_id: state.last().map(|id| id.0.into()),
+            last_purged_log_id: wal.hard.purged.map(LogId::from),
+            last_log_id: wal.last().map(LogId::from),
         })
     }
 
@@ -463,33 +344,30 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        {
-            let mut wal = self.shared.lock();
-            wal.check()?;
-            let vote = VoteV1::from(*vote);
+        let vote = VoteV1::from(*vote);
+        self.durably(|wal| {
             // Before it can have any effect.
             self.shared.held.set(vote);
-            let segment = wal.log.save_vote(records::WalVote(vote))?;
-            wal.appended(segment, 1);
-        }
-        self.sync().await
+            wal.save_vote(vote)
+        })
+        .await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let mut wal = self.shared.lock();
         wal.check()?;
-        let Some(committed) = committed.map(|id| records::WalLogId(id.into())) else { return Ok(()) };
         // After a snapshot was installed openraft may commit past the local log; the state itself
         // then says how far it got.
-        if wal.log.log_state().last() >= Some(&committed) {
-            let segment = wal.log.commit(committed)?;
-            wal.appended(segment, 1);
+        if let Some(committed) = committed.map(LogIdV1::from)
+            && wal.last() >= Some(committed)
+        {
+            wal.save_committed(committed);
         }
         Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.shared.lock().log.log_state().committed().map(|id| id.0.into()))
+        Ok(self.shared.lock().hard.committed.map(LogId::from))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -497,46 +375,27 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut wal = self.shared.lock();
-        wal.check()?;
-        let mut records = 0;
-        let segment = wal.log.append(entries.into_iter().map(|entry| {
-            records += 1;
-            (records::WalLogId(LogIdV1::from(entry.log_id)), StoredPayload(entry.payload))
-        }))?;
-        wal.appended(segment, records);
-        wal.waiting.push(callback);
-        if !wal.syncing {
-            wal.sync_group(&self.shared);
-        }
-        Ok(())
+        self.shared.change(|wal| {
+            entries.into_iter().try_for_each(|entry| wal.append(entry))?;
+            wal.wait(Waiter::Raft(callback));
+            Ok(())
+        })
     }
 
     /// Durable when it returns. Entries that follow would make it so, but what follows may be a snapshot,
     /// which is installed elsewhere: with that on disk and the entries that contradict it still in the log
     /// no node would start.
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        {
-            let mut wal = self.shared.lock();
-            wal.check()?;
-            let next = last_log_id.map_or(0, |id| id.index + 1);
-            // Nothing follows: raft-log would call that an error.
-            if wal.log.log_state().last().is_none_or(|last| last.0.index < next) {
-                return Ok(());
-            }
-            let segment = wal.log.truncate(next)?;
-            wal.appended(segment, 1);
+        let next = last_log_id.map_or(0, |id| id.index + 1);
+        let nothing_follows = self.shared.lock().entries.next() <= next;
+        if nothing_follows {
+            return Ok(());
         }
-        self.sync().await
+        self.durably(|wal| wal.truncate(next)).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        let mut wal = self.shared.lock();
-        wal.check()?;
-        let segment = wal.log.purge(records::WalLogId(log_id.into()))?;
-        wal.appended(segment, 1);
-        // Chunk files are removed only behind a synced purge record.
-        wal.log.flush(true, None)
+        self.shared.change(|wal| wal.purge(log_id.into()))
     }
 }
 

@@ -133,28 +133,71 @@ async fn one_read_is_bounded_but_never_empty() {
 
 /// Space comes back when the log is purged, and what is behind the purge stays.
 #[tokio::test]
-async fn purged_chunks_are_removed() {
+async fn purged_files_are_removed() {
     let dir = TempDir::new().unwrap();
-    let options = LogOptions { chunk_bytes: 64 << 10, cache_bytes: 0, ..LogOptions::default() };
+    let options = LogOptions { segment_bytes: 64 << 10, memory_bytes: 0, ..LogOptions::default() };
     let mut log = opened(dir.path(), &options).unwrap();
-    for index in 0..300 {
-        append(&mut log, vec![entry(index, 1000)]).await.unwrap();
+    for index in (0..5000).step_by(50) {
+        append(&mut log, (index..index + 50).map(|index| entry(index, 1000)).collect()).await.unwrap();
     }
     let before = log.disk_bytes();
-    log.purge(LogId::new_term_index(1, 250)).await.unwrap();
-    // The next append's group follows the purge and the removal through the same queue.
-    append(&mut log, vec![entry(300, 10)]).await.unwrap();
+    log.purge(LogId::new_term_index(1, 4900)).await.unwrap();
+    // The second group is written after the files of the first are removed.
+    append(&mut log, vec![entry(5000, 10)]).await.unwrap();
+    log.save_vote(&Vote::new_committed(1, 2)).await.unwrap();
     assert!(log.disk_bytes() < before / 2, "{} of {before} bytes left", log.disk_bytes());
+    let old = wal_files(dir.path()).len();
+    assert!(old <= 4, "{old} files");
     drop(log);
 
     let mut log = opened(dir.path(), &options).unwrap();
     let state = log.get_log_state().await.unwrap();
-    assert_eq!(state.last_purged_log_id, Some(LogId::new_term_index(1, 250)));
-    assert_eq!(log.try_get_log_entries(251..301).await.unwrap().len(), 50);
+    assert_eq!(state.last_purged_log_id, Some(LogId::new_term_index(1, 4900)));
+    let expected: Vec<Entry> =
+        (4901..5000).map(|index| entry(index, 1000)).chain([entry(5000, 10)]).collect();
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), expected);
 }
 
-/// Only a torn end is cut off. Any flipped bit anywhere else is found when the log is opened, and the
-/// file is left as it is.
+/// A crash may undo the removal of some of the files that were purged, not of others.
+#[tokio::test]
+async fn a_purged_file_that_comes_back_is_removed_again() {
+    let dir = TempDir::new().unwrap();
+    let options = LogOptions { segment_bytes: 8 << 10, memory_bytes: 0, ..LogOptions::default() };
+    let mut log = opened(dir.path(), &options).unwrap();
+    for index in 0..60 {
+        append(&mut log, vec![entry(index, 1000)]).await.unwrap();
+    }
+    let before = copied(&dir);
+    log.purge(LogId::new_term_index(1, 50)).await.unwrap();
+    append(&mut log, vec![entry(60, 1000)]).await.unwrap();
+    drop(log);
+    let left = wal_files(dir.path());
+    let removed: Vec<PathBuf> = wal_files(before.path())
+        .into_iter()
+        .filter(|path| !dir.path().join("log").join(path.file_name().unwrap()).exists())
+        .collect();
+    assert!(removed.len() >= 3, "{removed:?}");
+    // With a gap behind it, and without.
+    for (back, stays) in [(&removed[..1], false), (&removed[removed.len() - 1..], true), (&removed[..], true)]
+    {
+        let copy = copied(&dir);
+        for path in back {
+            std::fs::copy(path, copy.path().join("log").join(path.file_name().unwrap())).unwrap();
+        }
+        let mut log = opened(copy.path(), &options).unwrap();
+        let entries = log.try_get_log_entries(..).await.unwrap();
+        assert_eq!(entries, (51..61).map(|index| entry(index, 1000)).collect::<Vec<_>>());
+        assert_eq!(wal_files(copy.path()).len(), left.len() + if stays { back.len() } else { 0 });
+        // Those that stay go with the next purge.
+        log.purge(LogId::new_term_index(1, 51)).await.unwrap();
+        log.save_vote(&Vote::new(2, 2)).await.unwrap();
+        log.save_vote(&Vote::new(3, 2)).await.unwrap();
+        assert!(wal_files(copy.path()).len() <= left.len() + 1);
+    }
+}
+
+/// Only a torn end is cut off. Any flipped bit anywhere else, in what the file is filled with too, is found
+/// when the log is opened, and the file is left as it is.
 #[tokio::test]
 async fn a_flipped_bit_is_never_taken_for_a_torn_end() {
     let dir = TempDir::new().unwrap();
@@ -163,38 +206,215 @@ async fn a_flipped_bit_is_never_taken_for_a_torn_end() {
     for index in 0..6 {
         append(&mut log, vec![entry(index, 20)]).await.unwrap();
     }
+    // Longer than a sector.
+    append(&mut log, vec![zeros(6, 700)]).await.unwrap();
     drop(log);
     let file = wal_file(dir.path());
-    let good = std::fs::read(&file).unwrap();
+    let mut good = std::fs::read(&file).unwrap();
+    let used = good.iter().rposition(|byte| *byte != 0).unwrap();
+    good.truncate((used / 512 + 3) * 512);
     for at in 0..good.len() {
-        for bit in 0..8 {
+        // Of what is behind the end, one bit of each byte.
+        let bits = if at <= used { 0..8 } else { at % 8..at % 8 + 1 };
+        for bit in bits {
             let mut damaged = good.clone();
             damaged[at] ^= 1 << bit;
             std::fs::write(&file, &damaged).unwrap();
             let opened = opened(dir.path(), &LogOptions::default());
-            assert!(opened.is_err(), "bit {bit} of byte {at} of {}", good.len());
+            let error = opened.err().unwrap_or_else(|| panic!("bit {bit} of byte {at} of {used}"));
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(error.to_string().contains("at offset"), "{error}");
             assert_eq!(std::fs::read(&file).unwrap(), damaged);
         }
     }
+    std::fs::write(&file, &good).unwrap();
+    let mut log = opened(dir.path(), &LogOptions::default()).unwrap();
+    assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 7);
 }
 
-/// What a crash leaves of the last record goes, and nothing else.
+/// What a crash leaves of the last write goes, and nothing else: where the file ends too early...
 #[tokio::test]
-async fn a_torn_end_is_cut_off() {
+async fn a_cut_off_end_is_cut_off() {
     let dir = TempDir::new().unwrap();
     let mut log = opened(dir.path(), &LogOptions::default()).unwrap();
     append(&mut log, vec![entry(0, 20), entry(1, 20)]).await.unwrap();
-    let before = std::fs::metadata(wal_file(dir.path())).unwrap().len();
-    append(&mut log, vec![entry(2, 20)]).await.unwrap();
+    let before = written(dir.path());
+    append(&mut log, vec![zeros(2, 1200)]).await.unwrap();
+    let after = written(dir.path());
     drop(log);
     let good = std::fs::read(wal_file(dir.path())).unwrap();
-    for len in usize::try_from(before).unwrap()..good.len() {
+    for len in (before..after).step_by(5) {
         let copy = copied(&dir);
         std::fs::write(wal_file(copy.path()), &good[..len]).unwrap();
         let mut log = opened(copy.path(), &LogOptions::default()).unwrap();
         assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 2, "cut at {len}");
         append(&mut log, vec![entry(2, 20)]).await.unwrap();
+        drop(log);
+        let mut log = opened(copy.path(), &LogOptions::default()).unwrap();
+        assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 3, "cut at {len}");
     }
+}
+
+/// ... and where some sectors of it, whichever, did not reach the disk. If anything follows it was durable,
+/// and then it is damage.
+#[tokio::test]
+async fn missing_sectors_are_a_torn_end_or_damage() {
+    let dir = TempDir::new().unwrap();
+    let mut log = opened(dir.path(), &LogOptions::default()).unwrap();
+    append(&mut log, vec![entry(0, 20), entry(1, 300)]).await.unwrap();
+    let begin = written(dir.path());
+    append(&mut log, vec![zeros(2, 1000), entry(3, 900), zeros(4, 600)]).await.unwrap();
+    let end = written(dir.path());
+    let last = copied(&dir);
+    append(&mut log, vec![entry(5, 20)]).await.unwrap();
+    drop(log);
+    let sectors: Vec<(usize, usize)> = (begin / 512..=(end - 1) / 512)
+        .map(|sector| (begin.max(sector * 512), end.min((sector + 1) * 512)))
+        .collect();
+    assert!((5..9).contains(&sectors.len()), "{sectors:?}");
+    for missing in 1..1u32 << sectors.len() {
+        for (source, torn) in [(&last, true), (&dir, false)] {
+            let copy = copied(source);
+            let file = wal_file(copy.path());
+            let mut bytes = std::fs::read(&file).unwrap();
+            for (number, (from, to)) in sectors.iter().enumerate() {
+                if missing & 1 << number != 0 {
+                    bytes[*from..*to].fill(0);
+                }
+            }
+            std::fs::write(&file, &bytes).unwrap();
+            let opened_log = opened(copy.path(), &LogOptions::default());
+            if torn {
+                let mut log = opened_log.unwrap_or_else(|error| panic!("without {missing:b}: {error}"));
+                assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 2, "without {missing:b}");
+                assert_eq!(written(copy.path()), begin, "something is left of it");
+                append(&mut log, vec![entry(2, 20)]).await.unwrap();
+            } else {
+                let error = opened_log.err().unwrap_or_else(|| panic!("without {missing:b}: not noticed"));
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                assert_eq!(std::fs::read(&file).unwrap(), bytes);
+            }
+        }
+    }
+}
+
+/// The last write is known to have been durable when the log was opened after it.
+#[tokio::test]
+async fn what_was_found_once_is_not_taken_for_torn_later() {
+    let dir = TempDir::new().unwrap();
+    let mut log = opened(dir.path(), &LogOptions::default()).unwrap();
+    append(&mut log, vec![entry(0, 20)]).await.unwrap();
+    let begin = written(dir.path());
+    append(&mut log, vec![entry(1, 20)]).await.unwrap();
+    drop(log);
+    drop(opened(dir.path(), &LogOptions::default()).unwrap());
+    let file = wal_file(dir.path());
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[begin..].fill(0);
+    std::fs::write(&file, bytes).unwrap();
+    let error = opened(dir.path(), &LogOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("the log ends here, it was at least"), "{error}");
+}
+
+/// Whatever is done to it, the log holds what it should, now and after it was opened again, as it was closed or
+/// as a kill leaves it; in small files, and with little memory, so that most entries are read from them.
+#[tokio::test]
+async fn a_log_is_what_was_done_to_it() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut random = <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(seed);
+    let mut random = |below: u64| rand::RngExt::random_range(&mut random, 0..below);
+    let dir = TempDir::new().unwrap();
+    let options = LogOptions { segment_bytes: 6 << 10, memory_bytes: 3000, read_bytes_max: 4000 };
+    let mut log = opened(dir.path(), &options).unwrap();
+    // Expected.
+    let (mut entries, mut purged, mut vote): (Vec<Entry>, Option<u64>, Option<Vote>) =
+        (Vec::new(), None, None);
+    for step in 0..600 {
+        let first = purged.map_or(0, |index: u64| index + 1);
+        let next = first + entries.len() as u64;
+        match random(20) {
+            0 => {
+                let keep = random(entries.len() as u64 + 1);
+                let last = (first + keep).checked_sub(1);
+                log.truncate_after(last.map(|index| LogId::new_term_index(1, index))).await.unwrap();
+                entries.truncate(usize::try_from(keep).unwrap());
+            }
+            1 => {
+                // Sometimes past the end, as a snapshot does.
+                let upto = first + random(entries.len() as u64 + 3);
+                log.purge(LogId::new_term_index(1, upto)).await.unwrap();
+                let gone = usize::try_from(upto + 1 - first).unwrap().min(entries.len());
+                entries.drain(..gone);
+                purged = Some(upto);
+            }
+            2 => {
+                let new = Vote::new(step, random(3));
+                log.save_vote(&new).await.unwrap();
+                vote = Some(new);
+            }
+            3 => {
+                // A kill: what is durable is there, and nothing else is promised.
+                let killed = Vote::new(step, 9);
+                // Twice: behind the second, files that were purged before the first are gone.
+                log.save_vote(&killed).await.unwrap();
+                log.save_vote(&killed).await.unwrap();
+                vote = Some(killed);
+                let copy = copied(&dir);
+                let mut copied = opened(copy.path(), &options).unwrap();
+                assert!(copied.try_get_log_entries(..).await.unwrap() == entries, "step {step}");
+                assert_eq!(copied.read_vote().await.unwrap(), vote, "step {step}");
+                drop(log);
+                log = opened(dir.path(), &options).unwrap();
+            }
+            _ => {
+                let more: Vec<Entry> = (0..1 + random(4))
+                    .map(|at| {
+                        let bytes = usize::try_from(random(1500)).unwrap();
+                        if random(2) == 0 { zeros(next + at, bytes) } else { entry(next + at, bytes) }
+                    })
+                    .collect();
+                entries.extend(more.clone());
+                if random(3) == 0 {
+                    append(&mut log, more).await.unwrap();
+                } else {
+                    log.append(more, IOFlushed::noop()).await.unwrap();
+                }
+            }
+        }
+        let state = log.get_log_state().await.unwrap();
+        assert_eq!(state.last_purged_log_id.map(|id| id.index), purged, "step {step}");
+        let last = entries.last().map(|entry| entry.log_id.index).or(purged);
+        assert_eq!(state.last_log_id.map(|id| id.index), last, "step {step}");
+        assert_eq!(log.read_vote().await.unwrap(), vote, "step {step}");
+        if step % 10 == 0 {
+            assert!(log.try_get_log_entries(..).await.unwrap() == entries, "step {step}");
+            if let Some(first) = entries.first() {
+                let from = first.log_id.index + random(entries.len() as u64);
+                let read = log.limited_get_log_entries(from, u64::MAX).await.unwrap();
+                assert!(
+                    !read.is_empty()
+                        && entries[usize::try_from(from - first.log_id.index).unwrap()..].starts_with(&read)
+                );
+            }
+        }
+    }
+}
+
+/// Like [`entry`], with a value of zeros.
+fn zeros(index: u64, value_bytes: usize) -> Entry {
+    let op =
+        Op::Put { key: format!("k{index}"), value: vec![0; value_bytes].into(), content_type: String::new() };
+    Entry {
+        log_id: LogId::new_term_index(1, index),
+        payload: EntryPayload::Normal(Command::encode(&op).unwrap()),
+    }
+}
+
+/// Where the last byte that was written ends, in the oldest file.
+fn written(dir: &Path) -> usize {
+    let bytes = std::fs::read(wal_file(dir)).unwrap();
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 /// What a kill of the process leaves while `dir` is in use.
@@ -208,7 +428,7 @@ fn copied(dir: &TempDir) -> TempDir {
 }
 
 fn wal_files(dir: &Path) -> Vec<PathBuf> {
-    files::chunks(&dir.join("log")).unwrap().into_values().collect()
+    segment::files(&dir.join("log")).unwrap().into_values().collect()
 }
 
 /// The oldest.
@@ -230,12 +450,12 @@ async fn a_truncated_log_is_so_on_disk() {
 
 type Damage<'a> = &'a dyn Fn(&Path);
 
-/// Any file of the log that is gone, or shorter than it was known to be, is noticed before raft-log takes
-/// what is left for the whole, and nothing is touched.
+/// Any file of the log that is gone, or shorter than it was known to be, is noticed, and nothing is
+/// touched.
 #[tokio::test]
 async fn a_missing_file_is_noticed() {
     let dir = TempDir::new().unwrap();
-    let options = LogOptions { chunk_bytes: 16 << 10, cache_bytes: 0, ..LogOptions::default() };
+    let options = LogOptions { segment_bytes: 16 << 10, memory_bytes: 0, ..LogOptions::default() };
     let mut log = opened(dir.path(), &options).unwrap();
     for index in 0..60 {
         append(&mut log, vec![entry(index, 1000)]).await.unwrap();
@@ -293,19 +513,35 @@ async fn a_missing_file_is_noticed() {
 
 /// The marker may only run behind by what was not reported durable.
 #[tokio::test]
-async fn the_marker_names_a_chunk_before_anything_in_it_is_durable() {
+async fn the_marker_names_a_file_before_anything_in_it_is_durable() {
     let dir = TempDir::new().unwrap();
-    let options = LogOptions { chunk_bytes: 8 << 10, ..LogOptions::default() };
+    let options = LogOptions { segment_bytes: 8 << 10, ..LogOptions::default() };
     let mut log = opened(dir.path(), &options).unwrap();
+    let mut early = copied(&dir);
+    let mut files = 1;
     for index in 0..40 {
         append(&mut log, vec![entry(index, 1000)]).await.unwrap();
-        let newest = files::Newest::read(&dir.path().join("log-newest")).unwrap().unwrap().chunk;
-        // A chunk with nothing but its own head holds nothing that was reported.
-        let chunks = files::chunks(&dir.path().join("log")).unwrap();
-        let reported = chunks.iter().filter(|(_, path)| std::fs::metadata(path).unwrap().len() > 500);
-        let reported = reported.map(|(begin, _)| *begin).next_back();
-        assert!(Some(newest) >= reported, "at {index}: {newest}, {reported:?}");
+        let newest = Newest::read(&dir.path().join("log-newest")).unwrap().unwrap().segment;
+        assert_eq!(Some(&newest), segment::files(&dir.path().join("log")).unwrap().keys().next_back());
+        if newest > files {
+            // As far as a crash lets the new file get before the marker: what is whole stays, what is not goes.
+            let new = segment::path(&dir.path().join("log"), newest);
+            let bytes = std::fs::read(&new).unwrap();
+            let written = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            for (len, whole) in [(0, false), (20, false), (600, false), (written, true)] {
+                let copy = copied(&dir);
+                std::fs::copy(early.path().join("log-newest"), copy.path().join("log-newest")).unwrap();
+                std::fs::write(segment::path(&copy.path().join("log"), newest), &bytes[..len]).unwrap();
+                let mut log = opened(copy.path(), &options).unwrap();
+                let found = log.try_get_log_entries(..).await.unwrap().len() as u64;
+                assert_eq!(found, index + u64::from(whole), "{len} bytes of file {newest}");
+                append(&mut log, vec![entry(found, 1000)]).await.unwrap();
+            }
+            files = newest;
+        }
+        early = copied(&dir);
     }
+    assert!(files > 3);
 }
 
 /// What a process that is killed has written and not synced is in the page cache: it is read at the next start,
@@ -316,8 +552,8 @@ async fn what_a_killed_process_left_in_the_page_cache_is_synced_at_the_start() {
     let mut log = opened(dir.path(), &LogOptions::default()).unwrap();
     append(&mut log, (0..50).map(|index| entry(index, 1000)).collect()).await.unwrap();
     drop(log);
-    let chunks = || files::chunks(&dir.path().join("log")).unwrap().into_values();
-    let unwritten = || chunks().map(|path| unwritten_pages(&path)).sum::<io::Result<u64>>();
+    let files = || segment::files(&dir.path().join("log")).unwrap().into_values();
+    let unwritten = || files().map(|path| unwritten_pages(&path)).sum::<io::Result<u64>>();
     match unwritten() {
         Ok(0) => {}
         other => {
@@ -325,7 +561,7 @@ async fn what_a_killed_process_left_in_the_page_cache_is_synced_at_the_start() {
         }
     }
     // The same bytes once more, as if they had been the last thing that the process did.
-    for path in chunks() {
+    for path in files() {
         let bytes = std::fs::read(&path).unwrap();
         std::os::unix::fs::FileExt::write_all_at(
             &std::fs::OpenOptions::new().write(true).open(&path).unwrap(),

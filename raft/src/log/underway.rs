@@ -1,35 +1,33 @@
-//! The fdatasyncs that are under way, for a look from outside: the thread that waits for the disk
+//! The fdatasync that is under way, for a look from outside: the thread that waits for the disk
 //! cannot tell that it waits.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// When each fdatasync that has not returned was asked for, oldest first. There are as many as groups
-/// and votes in flight: a handful.
+/// When the fdatasync that has not returned was begun, with the write before it. There is one at most.
 #[derive(Debug, Default)]
-pub(crate) struct Underway(Mutex<VecDeque<Instant>>);
+pub(crate) struct Underway(Mutex<Option<Instant>>);
 
 impl Underway {
-    /// Notes the beginning of one; it ends when the guard is dropped.
+    /// Notes the beginning; it ends when the guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Begun {
         let begun = Instant::now();
-        self.lock().push_back(begun);
+        *self.lock() = Some(begun);
         Begun { underway: Arc::clone(self), begun }
     }
 
-    /// For how long the oldest one has been under way.
-    pub(crate) fn longest(&self) -> Option<Duration> {
-        self.lock().front().map(Instant::elapsed)
+    /// For how long it has been under way.
+    pub(crate) fn lasting(&self) -> Option<Duration> {
+        self.lock().map(|begun| begun.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
         // Nothing in this file panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An fdatasync that is under way, or waits for the one before it.
+/// An fdatasync that is under way.
 #[derive(Debug)]
 pub(super) struct Begun {
     underway: Arc<Underway>,
@@ -44,10 +42,7 @@ impl Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let mut all = self.underway.lock();
-        if let Some(position) = all.iter().position(|begun| *begun == self.begun) {
-            all.remove(position);
-        }
+        *self.underway.lock() = None;
     }
 }
 
@@ -56,16 +51,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_counts_until_it_ends() {
+    fn it_lasts_until_it_ends() {
         let underway = Arc::new(Underway::default());
-        assert_eq!(underway.longest(), None);
-        let first = underway.begin();
+        assert_eq!(underway.lasting(), None);
+        let begun = underway.begin();
         std::thread::sleep(Duration::from_millis(5));
-        let second = underway.begin();
-        assert!(underway.longest().unwrap() >= Duration::from_millis(5));
-        drop(first);
-        assert!(underway.longest().unwrap() <= second.elapsed());
-        drop(second);
-        assert_eq!(underway.longest(), None);
+        assert!(underway.lasting().unwrap() >= Duration::from_millis(5));
+        assert!(underway.lasting().unwrap() <= begun.elapsed());
+        drop(begun);
+        assert_eq!(underway.lasting(), None);
     }
 }

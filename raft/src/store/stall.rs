@@ -8,8 +8,7 @@
 //!
 //! That is what it does next, to follow its successor. Then the core stands still until the disk answers;
 //! this node neither votes nor campaigns meanwhile, and everybody else is served by the others. Should the
-//! core stand still before (it also waits for the disk when a chunk of the log is full), the others miss
-//! its heartbeats and elect one of them.
+//! core stand still before, the others miss its heartbeats and elect one of them.
 //!
 //! Nothing that was acknowledged depends on the disk that hangs: this node's log only counts towards a
 //! majority as far as an fdatasync returned.
@@ -45,7 +44,7 @@ impl Stall {
 
     /// For how long the log has waited, when that is a stall.
     pub(crate) fn lasting(&self) -> Option<Duration> {
-        self.underway.longest().filter(|lasting| *lasting > self.timeout)
+        self.underway.lasting().filter(|lasting| *lasting > self.timeout)
     }
 }
 
