@@ -576,6 +576,34 @@ async fn what_a_killed_process_left_in_the_page_cache_is_synced_at_the_start() {
     drop(log);
 }
 
+/// What is reported durable is not in the page cache only.
+#[tokio::test]
+async fn what_is_reported_is_on_the_disk() {
+    let dir = TempDir::new().unwrap();
+    let probe = dir.path().join("probe");
+    std::fs::write(&probe, [1; 5000]).unwrap();
+    let before = unwritten_pages(&probe);
+    std::fs::File::open(&probe).unwrap().sync_data().unwrap();
+    let after = unwritten_pages(&probe);
+    if !matches!((&before, &after), (Ok(1..), Ok(0))) {
+        return println!(
+            "skipped: this file system does not tell what it has written: {before:?}, {after:?}"
+        );
+    }
+    let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
+    let mut log = opened(dir.path(), &options).unwrap();
+    // A file that is full is cut off, which only changes what is behind its end.
+    let unwritten = || unwritten_pages(wal_files(dir.path()).last().unwrap()).unwrap();
+    for index in 0..200 {
+        append(&mut log, vec![entry(index, 1000)]).await.unwrap();
+        assert_eq!(unwritten(), 0, "after entry {index}");
+    }
+    log.save_vote(&Vote::new(1, 2)).await.unwrap();
+    assert_eq!(unwritten(), 0, "after a vote");
+    log.truncate_after(Some(LogId::new_term_index(1, 2))).await.unwrap();
+    assert_eq!(unwritten(), 0, "after a truncation");
+}
+
 /// How many pages of a file are not on the disk yet: cachestat(2).
 fn unwritten_pages(path: &Path) -> io::Result<u64> {
     use std::os::fd::AsRawFd;
