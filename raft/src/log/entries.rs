@@ -42,6 +42,9 @@ impl Slot {
 /// Most bytes that are read from a file at once, but for an entry that is longer.
 const READ_BYTES_MAX: u64 = 1 << 20;
 
+/// Entries for which memory is taken before they are found.
+const FOUND_AT_ONCE: usize = 512;
+
 /// The entries that are not purged, by index without a gap. The last ones are kept in memory: those that
 /// are not in a file yet, and as many before them as `memory_bytes` takes.
 #[derive(Debug)]
@@ -166,7 +169,8 @@ impl Entries {
         let from = from.max(self.first);
         let to = to.min(self.next());
         let recent = self.next() - self.recent.len() as u64;
-        let mut found = Found { on_disk: Vec::new(), recent: Vec::new() };
+        let wanted = usize::try_from(to.saturating_sub(from.max(recent))).unwrap_or(usize::MAX);
+        let mut found = Found { on_disk: Vec::new(), recent: Vec::with_capacity(wanted.min(FOUND_AT_ONCE)) };
         let (mut bytes, mut any) = (0, false);
         let mut fits = |more: u64| {
             bytes += more;

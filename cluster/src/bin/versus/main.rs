@@ -26,32 +26,28 @@
 //! table beside what the servers cost.
 //!
 //! **Where a put's time goes**, of the processor time that the three nodes take together (two processors;
-//! `perf record -g` of the servers with frame pointers at 64 connections; parts overlap where one calls another).
-//! About 36 us were for each command and 0.5 ms for each round, which is what is proposed at once; a round
-//! carries 25 commands at 64 connections and 82 at 256.
+//! `perf record -e cpu-clock --call-graph dwarf` of the servers; parts overlap where one calls another).
 //!
 //! | at 64 connections | |
 //! |---|---|
-//! | 26 % | answering HTTP; half of that is the kernel sending the answer |
-//! | 16 % | applying to three states: a third of it is finding the key, cold in every cache |
-//! | 15 % | fdatasync, three for each round: a third of it is the file's new length, see below |
-//! | 14 % | switching between threads, of which a third belongs to fdatasync |
-//! | 9 % | openraft's core, with writing to the log |
-//! | 7 % | futex: threads that wake each other |
-//! | 6 % | the connections between nodes |
-//! | 8 % | memory: allocating and copying |
+//! | 36 % | connections of clients: a third of it routes and handlers, a third the kernel sending answers |
+//! | 15 % | applying to three states: a quarter of it is finding the key, cold in every cache |
+//! | 15 % | the connections between nodes |
+//! | 12 % | openraft's core, with what it appends to the log |
+//! | 9 % | the threads that write the log; fdatasync is 5 % |
+//! | 8 % | looking for work, sleeping and waking: epoll and futex |
+//! | 11 % | memory, in all of the above: allocating and copying |
+//!
+//! Before the log was filled with zeros ahead, fdatasync and what it makes threads switch was 20 %.
 //!
 //! A checkpoint takes 40 % of the puts while it lasts, which at full load is a third of the time. A linearizable
 //! get cannot be faster than a route that does nothing: `empty`, 12 times etcd's get.
 //!
-//! **Tried on a put, and not kept.** The log in files that are filled with zeros ahead, so that an fdatasync does not
-//! write the file's new length: put 64 1.13 times, put 1 1.12 times, put 256 0.98 times. raft-log only appends; and
-//! behind the last record of such a file lie zeros, so that a torn end and a damaged one, which must be told
-//! apart, look the same without a frame around each group. Raft on a thread of its own: put 1 1.14 times, put 64
+//! **Tried on a put, and not kept.** Raft on a thread of its own: put 1 1.14 times, put 64
 //! 0.99, put 256 0.94, gets 0.86. One runtime thread for each node: put 64 1.04 times, but a node of its own
-//! machine would not use the rest of it. Thread caches of 8 KiB in the allocator: put 64 1.05 to 1.10 times, but an
-//! idle node takes more than 40 MiB. News of a commit held for 1 ms to travel with entries: p50 of put 1 0.95 times, but a
-//! client misses its own write in a local read on the follower that it wrote through.
+//! machine would not use the rest of it. One round in flight instead of two: put 64 0.88 times, put 256 1.01. News
+//! of a commit held for 1 ms to travel with entries: p50 of put 1 0.95 times, but a client misses its own write in
+//! a local read on the follower that it wrote through.
 //!
 //! Known shortcomings: client and servers share the processors, so a throughput here is not what a
 //! machine of its own would give; the client's one thread can be the limit (the table says when);
