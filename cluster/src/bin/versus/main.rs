@@ -41,7 +41,7 @@
 //! Before the log was filled with zeros ahead, fdatasync and what it makes threads switch was 20 %.
 //!
 //! A checkpoint takes 40 % of the puts while it lasts, which at full load is a third of the time. A linearizable
-//! get cannot be faster than a route that does nothing: `empty`, 12 times etcd's get.
+//! get cannot be faster than a route that does nothing: `empty`, 12 to 16 times etcd's get.
 //!
 //! **Tried on a put, and not kept.** Raft on a thread of its own: put 1 1.14 times, put 64
 //! 0.99, put 256 0.94, gets 0.86. One runtime thread for each node: put 64 1.04 times, but a node of its own
