@@ -19,7 +19,7 @@ use crate::types::{Command, Entry, Membership, Payload};
 
 /// What the log holds besides entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Hard {
+pub(super) struct HardState {
     pub(super) vote: Option<VoteV1>,
     pub(super) committed: Option<LogIdV1>,
     pub(super) purged: Option<LogIdV1>,

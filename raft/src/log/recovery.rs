@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::entries::{Entries, Position};
 use super::frame::{self, HEADER_BYTES, Header, SECTOR_BYTES, SECTOR_LEN, TAG};
 use super::newest::Newest;
-use super::records::{self, BeforeV1, Hard, Record};
+use super::records::{self, BeforeV1, HardState, Record};
 use super::segment::{self, PREAMBLE_BYTES, Preamble, Segment};
 
 /// Memory for reading a file, beside that for its largest frame.
@@ -20,7 +20,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// A log as it was found.
 pub(super) struct Recovered {
-    pub(super) hard: Hard,
+    pub(super) hard: HardState,
     pub(super) entries: Entries,
     /// Oldest first, without a gap; there is at least one.
     pub(super) segments: VecDeque<Segment>,
@@ -55,7 +55,7 @@ pub(super) fn recover(dir: &Path, newest_path: &Path, memory_bytes: u64) -> io::
     let first = files.keys().rev().zip((0..=last).rev()).take_while(|(file, number)| *file == number);
     let first = first.last().map_or(last, |(file, _)| *file);
 
-    let mut replay = Replay { hard: Hard::default(), entries: Entries::new(memory_bytes), number: None };
+    let mut replay = Replay { hard: HardState::default(), entries: Entries::new(memory_bytes), number: None };
     replay.entries.written(Position { segment: u32::MAX, offset: u64::MAX });
     let mut segments = VecDeque::new();
     let mut unused = Vec::new();
@@ -132,7 +132,7 @@ fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
 
 /// What was read so far.
 struct Replay {
-    hard: Hard,
+    hard: HardState,
     entries: Entries,
     /// The last frame's number.
     number: Option<u64>,
@@ -262,7 +262,7 @@ impl Replay {
                 self.entries.next()
             ));
         }
-        self.hard = Hard { vote, committed, purged };
+        self.hard = HardState { vote, committed, purged };
         Ok(())
     }
 }

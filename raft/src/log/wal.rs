@@ -7,7 +7,7 @@ use openraft::storage::IOFlushed;
 
 use super::entries::{Entries, Position};
 use super::frame::{self, Frame};
-use super::records::{self, BeforeV1, Hard};
+use super::records::{self, BeforeV1, HardState};
 use super::recovery::Recovered;
 use super::segment::{Preamble, Segment};
 use crate::codec::{LogIdV1, VoteV1};
@@ -66,7 +66,7 @@ impl Group {
 
 /// The log in memory. Guarded by one std mutex, of which every holder only touches memory.
 pub(super) struct Wal {
-    pub(super) hard: Hard,
+    pub(super) hard: HardState,
     pub(super) entries: Entries,
     /// Oldest first; the last is the one that is written to.
     pub(super) segments: VecDeque<Segment>,
@@ -221,8 +221,8 @@ impl Wal {
     }
 }
 
-fn before(hard: &Hard, entries: &Entries) -> BeforeV1 {
-    let Hard { vote, committed, purged } = *hard;
+fn before(hard: &HardState, entries: &Entries) -> BeforeV1 {
+    let HardState { vote, committed, purged } = *hard;
     BeforeV1 { vote, committed, purged, last: entries.last().or(purged) }
 }
 
