@@ -39,7 +39,7 @@ pub(crate) fn read<const N: usize>(path: &Path, magic: &[u8; 8]) -> io::Result<O
         Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
     };
     parse(&bytes, magic).map(Some).ok_or_else(|| {
-        let reason = format!("{}: it is damaged, or a newer Hearth wrote it", path.display());
+        let reason = format!("{}: it is damaged, or another version of Hearth wrote it", path.display());
         io::Error::new(io::ErrorKind::InvalidData, reason)
     })
 }
