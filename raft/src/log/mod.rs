@@ -174,13 +174,11 @@ impl LogStore {
         let newest_path = newest::path(dir);
         let recovered = recovery::recover(dir, &newest_path, options.memory_bytes)?;
         // A process that was killed may have written what it had no time to sync. openraft takes what
-        // it reads now for durable.
+        // it reads now for durable. And what was cut off must be gone before anything is written there.
         segment::sync(dir)?;
-        let Some(segment) = recovered.segments.back().cloned() else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "there is no file in it"));
-        };
+        let segment = recovered.newest.clone();
         // The marker may be of the file before, and is of an earlier time.
-        Newest { segment: segment.number, durable_end: recovered.end }.write(&newest_path)?;
+        Newest { segment: segment.number, durable_end: segment.end }.write(&newest_path)?;
 
         let fsync_seconds = Histogram::with_opts(
             HistogramOpts::new(

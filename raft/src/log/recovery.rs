@@ -22,16 +22,16 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub(super) struct Recovered {
     pub(super) hard: HardState,
     pub(super) entries: Entries,
-    /// Oldest first, without a gap; there is at least one.
+    /// Oldest first, without a gap.
     pub(super) segments: VecDeque<Segment>,
+    /// The last of them.
+    pub(super) newest: Segment,
     pub(super) salt: u32,
-    /// Where the last frame ends, in the newest file.
-    pub(super) end: u64,
     /// The last frame's number.
     pub(super) number: u64,
 }
 
-/// Reads the log in `dir` and cuts off what a crash left of the last write.
+/// Reads the log in `dir` and cuts off what a crash left of the last write. The caller makes that durable.
 ///
 /// # Errors
 /// `InvalidData` when a file is missing or damaged; else what the file system says.
@@ -59,7 +59,7 @@ pub(super) fn recover(dir: &Path, newest_path: &Path, memory_bytes: u64) -> io::
     replay.entries.written(Position { segment: u32::MAX, offset: u64::MAX });
     let mut segments = VecDeque::new();
     let mut unused = Vec::new();
-    let (mut end, mut salt, mut torn) = (0, 0, None);
+    let (mut salt, mut torn) = (0, None);
     for (number, path) in &files {
         if *number < first {
             unused.push(path.clone());
@@ -87,8 +87,8 @@ pub(super) fn recover(dir: &Path, newest_path: &Path, memory_bytes: u64) -> io::
         if scanned.is_empty {
             return Err(segment.damaged(PREAMBLE_BYTES as u64, "nothing is in it"));
         }
-        (end, salt) = (scanned.end, scanned.salt);
-        segment.end = end;
+        salt = scanned.salt;
+        segment.end = scanned.end;
         torn = scanned.torn_end.map(|torn_end| (segment.clone(), scanned.end, torn_end));
         segments.push_back(segment);
     }
@@ -100,7 +100,7 @@ pub(super) fn recover(dir: &Path, newest_path: &Path, memory_bytes: u64) -> io::
             first - 1
         )));
     }
-    let Some(number) = replay.number.filter(|_| !segments.is_empty()) else {
+    let (Some(number), Some(newest)) = (replay.number, segments.back().cloned()) else {
         return Err(invalid("there is nothing in its files".to_owned()));
     };
 
@@ -114,11 +114,11 @@ pub(super) fn recover(dir: &Path, newest_path: &Path, memory_bytes: u64) -> io::
         fs::remove_file(path)?;
     }
     let mut entries = replay.entries;
-    entries.written(Position { segment: segments.back().map_or(0, |segment| segment.number), offset: end });
-    Ok(Recovered { hard: replay.hard, entries, segments, salt, end, number })
+    entries.written(Position { segment: newest.number, offset: newest.end });
+    Ok(Recovered { hard: replay.hard, entries, segments, newest, salt, number })
 }
 
-/// Overwrites what is left of a torn frame: the next one must find zeros.
+/// Overwrites what is left of a torn frame: the next one must find zeros. Not durable yet.
 fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
     const ZEROS: [u8; 4096] = [0; 4096];
     let mut at = from;
@@ -127,7 +127,7 @@ fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
         file.write_all_at(&ZEROS[..usize::try_from(len).unwrap_or(ZEROS.len())], at)?;
         at += len;
     }
-    file.sync_all()
+    Ok(())
 }
 
 /// What was read so far.

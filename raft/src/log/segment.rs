@@ -63,7 +63,10 @@ impl Segment {
     pub(super) fn create(dir: &Path, number: u32) -> io::Result<Self> {
         let path = path(dir, number);
         // What an earlier try has left is not in use: the marker does not name it.
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).open(&path);
+        let file =
+            file.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
         Ok(Self { number, path: path.into(), file: file.into(), bytes: 0, end: 0, last_index: None })
     }
 

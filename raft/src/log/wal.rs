@@ -47,15 +47,13 @@ pub(super) struct Group {
     pub(super) waiters: Vec<Waiter>,
     /// The highest index of an entry in it.
     pub(super) last_index: Option<u64>,
-    /// Whether it holds a record, besides what a file begins with.
-    has_records: bool,
     /// Up to which index it purges the log.
     pub(super) purges: Option<u64>,
 }
 
 impl Group {
     fn new(segment: u32, salt: u32, frame: Frame) -> Self {
-        Self { segment, salt, frame, waiters: Vec::new(), last_index: None, has_records: false, purges: None }
+        Self { segment, salt, frame, waiters: Vec::new(), last_index: None, purges: None }
     }
 
     /// Where it ends, or will end.
@@ -72,7 +70,8 @@ pub(super) struct Wal {
     pub(super) segments: VecDeque<Segment>,
     /// Whether the log id that is committed was not written yet. It rides along with the next group.
     committed_unwritten: bool,
-    /// Takes the records that come now.
+    /// Takes the records that come now. What waits is bounded by the proposals that a node lets in, and by what
+    /// a leader sends before it is answered; a leader whose disk hangs takes no more (`store::stall`).
     open: Group,
     /// Waits for the disk before it.
     full: VecDeque<Group>,
@@ -91,10 +90,10 @@ impl Wal {
     /// # Errors
     /// `InvalidInput` when a record is too long, which those that a file begins with are not.
     pub(super) fn new(recovered: Recovered, segment_bytes: u64) -> io::Result<Self> {
-        let Recovered { hard, entries, segments, salt, end, number } = recovered;
-        let segment = segments.back().map_or(0, |segment| segment.number);
+        let Recovered { hard, entries, segments, newest, salt, number } = recovered;
+        let end = Position { segment: newest.number, offset: newest.end };
         let before = before(&hard, &entries);
-        let open = next(Position { segment, offset: end }, salt, segment_bytes, &before, Vec::new())?;
+        let open = next(end, salt, segment_bytes, &before, Vec::new())?;
         Ok(Self {
             hard,
             entries,
@@ -140,14 +139,12 @@ impl Wal {
         let len = records::put_entry(&mut self.open.frame, &entry)?;
         self.entries.push(entry, position, len)?;
         self.open.last_index = self.open.last_index.max(Some(index));
-        self.open.has_records = true;
         Ok(())
     }
 
     pub(super) fn save_vote(&mut self, vote: VoteV1) -> io::Result<()> {
         records::put_vote(&mut self.open.frame, &vote)?;
         self.hard.vote = Some(vote);
-        self.open.has_records = true;
         Ok(())
     }
 
@@ -159,7 +156,6 @@ impl Wal {
     pub(super) fn truncate(&mut self, from: u64) -> io::Result<()> {
         records::put_truncated(&mut self.open.frame, from)?;
         self.entries.truncate(from);
-        self.open.has_records = true;
         Ok(())
     }
 
@@ -168,22 +164,20 @@ impl Wal {
         self.entries.purge(purged.index);
         self.hard.purged = Some(purged);
         self.open.purges = Some(purged.index);
-        self.open.has_records = true;
         Ok(())
     }
 
     /// Tells `waiter` when everything up to here is durable.
     pub(super) fn wait(&mut self, waiter: Waiter) {
         self.open.waiters.push(waiter);
-        // Even when there is nothing new: what came before may be on its way only.
-        self.open.has_records = true;
     }
 
     /// The next group for the disk, if one waits.
     pub(super) fn take(&mut self) -> io::Result<Option<Group>> {
         if self.full.is_empty() {
+            let asked_for = !self.open.waiters.is_empty() || self.open.purges.is_some();
             let last_call = self.closing && self.committed_unwritten;
-            if !self.open.has_records && !last_call {
+            if !asked_for && !last_call {
                 return Ok(None);
             }
             if let Some(committed) = self.hard.committed.filter(|_| self.committed_unwritten) {

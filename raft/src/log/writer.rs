@@ -8,12 +8,12 @@ use std::sync::PoisonError;
 
 use super::Shared;
 use super::newest::Newest;
-use super::segment::{self, Segment};
+use super::segment::Segment;
 use super::wal::Group;
 
 /// How far a file is filled with zeros ahead of what is written: within them an fdatasync does not have to
 /// write the file's new length and blocks. Room for about 3,000 puts of 300 bytes.
-pub(super) const FILL_BYTES: u64 = 1 << 20;
+const FILL_BYTES: u64 = 1 << 20;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The file that is written to.
@@ -89,14 +89,9 @@ impl Writer {
     }
 
     fn write(&mut self, group: &Group) -> io::Result<()> {
-        let named = |path: &PathBuf, error: &io::Error| {
-            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-        };
         let is_new = group.segment != self.segment.number;
         if is_new {
-            let next = Segment::create(&self.dir, group.segment)
-                .map_err(|error| named(&segment::path(&self.dir, group.segment), &error))?;
-            let full = std::mem::replace(&mut self.segment, next);
+            let full = std::mem::replace(&mut self.segment, Segment::create(&self.dir, group.segment)?);
             // Only room on the disk: what it was filled with is not needed. Every frame in it is durable.
             if let Err(error) = full.file.set_len(full.end) {
                 tracing::debug!(file = %full.path.display(), %error, "cannot cut off what is not used");
@@ -110,7 +105,7 @@ impl Writer {
             File::open(&self.dir)?.sync_all()?;
             Newest { segment: group.segment, durable_end: group.frame.end() }.write(&self.newest_path)
         });
-        result.map_err(|error| named(&self.segment.path, &error))
+        result.map_err(|error| self.segment.named(group.frame.offset, &error))
     }
 
     fn append(&mut self, group: &Group) -> io::Result<()> {
