@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{LogId, Member, Membership, StoredMembership, Vote};
 
-/// Layout version 1, the only one so far.
+/// Layout version 1: integers have a fixed length.
 pub(crate) const FORMAT_V1: u8 = 1;
+/// Layout version 2, of the rows of keys alone: integers take as few bytes as they need.
+pub(crate) const FORMAT_V2: u8 = 2;
 
 /// Bytes that one log entry, peer frame or stored row may have at most.
 ///
@@ -32,12 +34,14 @@ pub enum CodecError {
         what: &'static str,
     },
     /// The record was written by a version of Hearth that this one does not know.
-    #[error("{what}: format {found} is not known here (known: {FORMAT_V1}); a newer Hearth wrote it")]
+    #[error("{what}: format {found} is not known here (known: up to {known}); a newer Hearth wrote it")]
     UnknownFormat {
         /// Which record was expected.
         what: &'static str,
         /// The format byte that was found.
         found: u8,
+        /// The newest that this version knows.
+        known: u8,
     },
     /// The bytes are damaged, too long, or not this record.
     #[error("{what}: {source}")]
@@ -55,8 +59,12 @@ impl From<CodecError> for std::io::Error {
     }
 }
 
-fn options() -> impl Options {
+fn options() -> impl Options + Copy {
     bincode::DefaultOptions::new().with_fixint_encoding().with_limit(RECORD_BYTES_MAX).reject_trailing_bytes()
+}
+
+fn options_v2() -> impl Options + Copy {
+    bincode::DefaultOptions::new().with_varint_encoding().with_limit(RECORD_BYTES_MAX).reject_trailing_bytes()
 }
 
 /// Appends the format byte and `record` to `out`.
@@ -68,13 +76,21 @@ pub(crate) fn encode_into<T: Serialize>(
     record: &T,
     out: &mut Vec<u8>,
 ) -> Result<(), CodecError> {
-    let malformed = |source| CodecError::Malformed { what, source };
-    let bytes = options().serialized_size(record).map_err(malformed)?;
+    write(FORMAT_V1, options(), record, out).map_err(|source| CodecError::Malformed { what, source })
+}
+
+fn write<T: Serialize>(
+    format: u8,
+    options: impl Options + Copy,
+    record: &T,
+    out: &mut Vec<u8>,
+) -> bincode::Result<()> {
+    let bytes = options.serialized_size(record)?;
     // As much as is needed: growing a step at a time costs more than to count first, and what has no room left
     // over becomes `Bytes` without another allocation.
     out.reserve_exact(1 + usize::try_from(bytes).unwrap_or(0));
-    out.push(FORMAT_V1);
-    options().serialize_into(&mut *out, record).map_err(malformed)
+    out.push(format);
+    options.serialize_into(out, record)
 }
 
 /// [`encode_into`] a fresh buffer.
@@ -91,9 +107,35 @@ pub(crate) fn encode<T: Serialize>(what: &'static str, record: &T) -> Result<Vec
 pub(crate) fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, CodecError> {
     let (format, body) = bytes.split_first().ok_or(CodecError::Empty { what })?;
     if *format != FORMAT_V1 {
-        return Err(CodecError::UnknownFormat { what, found: *format });
+        return Err(CodecError::UnknownFormat { what, found: *format, known: FORMAT_V1 });
     }
     options().deserialize(body).map_err(|source| CodecError::Malformed { what, source })
+}
+
+/// [`encode`] in layout version 2.
+pub(crate) fn encode_v2<T: Serialize>(what: &'static str, record: &T) -> Result<Vec<u8>, CodecError> {
+    let mut out = Vec::new();
+    write(FORMAT_V2, options_v2(), record, &mut out)
+        .map_err(|source| CodecError::Malformed { what, source })?;
+    Ok(out)
+}
+
+/// Reads back what [`encode_v2`] wrote, or [`encode`] of what version 1 had in its place; as [`decode`].
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn decode_v1_or_v2<'a, V1, V2>(what: &'static str, bytes: &'a [u8]) -> Result<V2, CodecError>
+where
+    V1: Deserialize<'a> + Into<V2>,
+    V2: Deserialize<'a>,
+{
+    match bytes.split_first() {
+        Some((&FORMAT_V2, body)) => {
+            options_v2().deserialize(body).map_err(|source| CodecError::Malformed { what, source })
+        }
+        Some((&(0 | 3..), _)) => Err(CodecError::UnknownFormat { what, found: bytes[0], known: FORMAT_V2 }),
+        _ => decode::<V1>(what, bytes).map(Into::into),
+    }
 }
 
 /// A log id at rest and on the wire.
@@ -250,18 +292,36 @@ mod tests {
         assert_eq!(bytes[..2], [1, 0]);
         assert_eq!(bytes.len(), 1 + 1 + 8 + 8 + 8 + 8 + 8 + 9 + 9);
         assert_eq!(decode::<StoredMembershipV1>("membership", &bytes).unwrap(), stored);
+
+        let compact = encode_v2("log id", &log_id).unwrap();
+        assert_eq!(compact, [2, 3, 251, 2, 1]);
+        for bytes in [compact, encode("log id", &log_id).unwrap()] {
+            assert_eq!(decode_v1_or_v2::<LogIdV1, LogIdV1>("log id", &bytes).unwrap(), log_id);
+        }
     }
 
     #[test]
     fn refuses_what_it_does_not_know() {
         let cases: [(&[u8], &str); 4] = [
             (&[], "log id: empty record"),
-            (&[9, 0], "log id: format 9 is not known here"),
+            (&[9, 0], "log id: format 9 is not known here (known: up to 1)"),
             (&[1, 0], "log id: io error: unexpected end of file"),
             (&[1; 18], "log id: Slice had bytes remaining"),
         ];
         for (bytes, message) in cases {
             let error = decode::<LogIdV1>("log id", bytes).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+        }
+        let cases: [(&[u8], &str); 6] = [
+            (&[], "log id: empty record"),
+            (&[0], "log id: format 0 is not known here (known: up to 2)"),
+            (&[3, 0], "log id: format 3 is not known here (known: up to 2)"),
+            (&[1, 3, 2], "log id: io error: unexpected end of file"),
+            (&[2, 3], "log id: io error: unexpected end of file"),
+            (&[2, 3, 2, 2], "log id: Slice had bytes remaining"),
+        ];
+        for (bytes, message) in cases {
+            let error = decode_v1_or_v2::<LogIdV1, LogIdV1>("log id", bytes).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
     }

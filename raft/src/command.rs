@@ -98,7 +98,7 @@ impl Command {
             None => Err(CodecError::Empty { what: "command" }),
             Some(&(FORMAT_V1 | FORMAT_ONCE)) if bytes.len() > HEADER_BYTES => Ok(Self(bytes)),
             Some(&(FORMAT_V1 | FORMAT_ONCE)) => Err(CodecError::Empty { what: "command" }),
-            Some(&found) => Err(CodecError::UnknownFormat { what: "command", found }),
+            Some(&found) => Err(CodecError::UnknownFormat { what: "command", found, known: FORMAT_V1 }),
         }
     }
 

@@ -157,7 +157,9 @@ fn entry(body: &[u8]) -> io::Result<Entry> {
         body.split_first_chunk::<ENTRY_HEADER_BYTES>().ok_or_else(|| invalid("an entry is cut short"))?;
     let [format, kind, numbers @ ..] = header;
     if *format != FORMAT_V1 {
-        return Err(codec::CodecError::UnknownFormat { what: "entry", found: *format }.into());
+        return Err(
+            codec::CodecError::UnknownFormat { what: "entry", found: *format, known: FORMAT_V1 }.into()
+        );
     }
     let number = |at: usize| {
         let mut bytes = [0; 8];

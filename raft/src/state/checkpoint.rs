@@ -35,7 +35,7 @@ use crate::state::generation::{
 };
 use crate::state::journal::{self, JournalWriter};
 use crate::state::pace::{Haste, Pace};
-use crate::state::rows::{self, AGES, ANSWER, AgesV1, AnswerV1, KEY, KeyV1, META, MetaV1};
+use crate::state::rows::{self, AGES, ANSWER, AgesV1, AnswerV1, KEY, META, MetaV1};
 use crate::state::{Frozen, Record, State, View, content_type, snapshot};
 use crate::types::{LogId, SnapshotMeta, StoredMembership};
 
@@ -382,12 +382,12 @@ fn load(db: &sled::Db) -> io::Result<State> {
         let key = name_of(&key_row)?;
         let bytes =
             rows::unseal(&key_row, &sealed).ok_or_else(|| bad_row(&key_row, "checksum does not match"))?;
-        let head: KeyV1<'_> = codec::decode("key row", bytes)?;
+        let head = rows::read_key(bytes)?;
         let value = rows::read_value(key, &head, row)??;
-        if value.len() as u64 != head.value_bytes {
+        if value.len() as u64 != head.value_bytes() {
             return Err(bad_row(&key_row, "its pieces do not add up"));
         }
-        last_type = content_type(head.content_type, Some(&last_type));
+        last_type = content_type(head.content_type(), Some(&last_type));
         let record = Record {
             value,
             content_type: Arc::clone(&last_type),

@@ -198,10 +198,10 @@ fn every_txn() -> Txn {
 /// Everything that is written to disk by this crate itself, but for what has its bytes beside it.
 #[test]
 fn golden_bytes_at_rest() {
-    use crate::codec::{MembershipV1, StoredMembershipV1, encode};
+    use crate::codec::{MembershipV1, StoredMembershipV1, encode, encode_v2};
     use crate::golden;
     use crate::state::idempotency::Remembered;
-    use crate::state::rows::{AgesV1, AnswerV1, KeyV1, MetaV1};
+    use crate::state::rows::{AgesV1, AnswerV1, KeyV1, KeyV2, MetaV1};
 
     let state = sample_state();
     let mut written: Vec<(String, Vec<u8>)> = Vec::new();
@@ -252,6 +252,7 @@ fn golden_bytes_at_rest() {
         inline: b"x",
     };
     line("key row", encode("key row", &key).unwrap());
+    line("key row v2", encode_v2("key row", &KeyV2::from(key)).unwrap());
     let reply = Reply::Written { created: true };
     let answer = Remembered { fingerprint: 1, revision: 2, expires_at_ms: 3, reply };
     line("answer row", encode("answer row", &AnswerV1::from(&answer)).unwrap());
