@@ -4,7 +4,8 @@
 //! last. The state notes what they are while it is changed, see [`Frozen`]. The [`journal`] makes them
 //! atomic. Then the view is let go of, and the rows go from the journal to sled in small batches, followed by
 //! sled's `flush`, which on Linux only starts the write-back, and `sync_data` on its file, which makes it
-//! survive a power loss.
+//! survive a power loss. A crash in between leaves the journal; a start reads over it, see [`loading`], and the
+//! next checkpoint finishes it first.
 //!
 //! All of it runs on a thread of low priority, and with pauses: it takes half of the time that the changes
 //! took to come, unless the next checkpoint is due before that, or the node stops. A whole state, received
@@ -28,15 +29,12 @@ use arc_swap::ArcSwap;
 use prometheus::{Histogram, IntGauge};
 
 use crate::background;
-use crate::codec;
-use crate::state::ascending::Ascending;
-use crate::state::generation::{
-    self, Batches, Generation, current_path, generation_path, generations, in_generation, sled_error,
-};
+use crate::state::generation::{self, Batches, Generation, current_path, generation_path, generations};
 use crate::state::journal::{self, JournalWriter};
+use crate::state::loading::{self, Loaded};
 use crate::state::pace::{Haste, Pace};
-use crate::state::rows::{self, AGES, ANSWER, AgesV1, AnswerV1, KEY, META, MetaV1};
-use crate::state::{Frozen, Record, State, View, content_type, snapshot};
+use crate::state::rows::{self, MetaV1};
+use crate::state::{Frozen, State, View, snapshot};
 use crate::types::{LogId, SnapshotMeta, StoredMembership};
 
 /// The longest time that a checkpoint is spread over.
@@ -74,8 +72,8 @@ pub(crate) struct Checkpoints {
     dir: PathBuf,
     /// What is durable; to be looked at without waiting for a checkpoint.
     last: ArcSwap<Place>,
-    /// Held while a checkpoint is written, however long that takes; when the last one began.
-    writing: Mutex<Instant>,
+    /// Held while a checkpoint is written, however long that takes.
+    writing: Mutex<Writing>,
     haste: Haste,
     /// Held for moments only: a snapshot is installed while a checkpoint is written. `None` once closed.
     current: Mutex<Option<Arc<Generation>>>,
@@ -84,6 +82,13 @@ pub(crate) struct Checkpoints {
     removing: Mutex<Vec<JoinHandle<()>>>,
     duration_seconds: Histogram,
     written_unix_seconds: IntGauge,
+}
+
+struct Writing {
+    /// When the last checkpoint began.
+    begun: Instant,
+    /// The journal holds rows of a checkpoint that a crash interrupted, and sled may not.
+    interrupted: bool,
 }
 
 /// A received state, durable in a generation that does not count yet. Dropped, it is gone.
@@ -142,8 +147,8 @@ impl Checkpoints {
             }
         }
         let current = Generation::open(dir, number)?;
-        finish_interrupted(dir, &current).map_err(|error| in_generation(&dir.join("journal"), &error))?;
-        let view = load(&current.db).map_err(|error| in_generation(&current.path(), &error))?;
+        journal::drop_unfinished(dir)?;
+        let Loaded { state: view, interrupted } = loading::load(dir, &current)?;
         // What a crash left of a next one, or of the one before.
         for other in generations(dir)?.into_iter().filter(|other| *other != number) {
             fs::remove_dir_all(generation_path(dir, other))?;
@@ -151,7 +156,7 @@ impl Checkpoints {
         let checkpoints = Self {
             dir: dir.to_owned(),
             last: ArcSwap::from_pointee(Place::from(&view)),
-            writing: Mutex::new(Instant::now()),
+            writing: Mutex::new(Writing { begun: Instant::now(), interrupted }),
             haste: Haste::default(),
             current: Mutex::new(Some(Arc::new(current))),
             next_number: AtomicU32::new(number + 1),
@@ -180,17 +185,21 @@ impl Checkpoints {
     /// # Errors
     /// What sled or the file system says. The caller must stop the node: sled's errors stick.
     pub(crate) fn write_now(&self, frozen: Frozen) -> io::Result<Arc<Place>> {
-        let mut begun = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.lock().clone().ok_or_else(closed)?;
         let last = self.last();
         if frozen.view.last_applied <= last.last_applied {
             return Ok(last);
         }
         let timer = self.duration_seconds.start_timer();
-        let before = std::mem::replace(&mut *begun, Instant::now());
+        let before = std::mem::replace(&mut writing.begun, Instant::now());
         self.haste.calm();
+        if writing.interrupted {
+            apply_journal(&self.dir, &current, Batches::resting(&current, &self.haste))?;
+            writing.interrupted = false;
+        }
         if frozen.continues(last.last_applied) {
-            let spread = (begun.duration_since(before) / 2).min(SPREAD_MAX);
+            let spread = (writing.begun.duration_since(before) / 2).min(SPREAD_MAX);
             self.write_changes(&current, frozen, spread)?;
         } else {
             tracing::info!(
@@ -349,13 +358,6 @@ fn fill(generation: Generation, state: &State, haste: &Haste) -> io::Result<Gene
     Ok(generation)
 }
 
-/// Applies the journal of a checkpoint that a crash interrupted, if there is one.
-fn finish_interrupted(dir: &Path, current: &Generation) -> io::Result<()> {
-    journal::drop_unfinished(dir)?;
-    apply_journal(dir, current, Batches::new(current))?;
-    Ok(())
-}
-
 /// Writes the rows of the journal, if there is one, to the generation that it is for, and removes it. Says
 /// how many they were.
 fn apply_journal(dir: &Path, current: &Generation, mut batches: Batches<'_>) -> io::Result<Option<u64>> {
@@ -364,92 +366,6 @@ fn apply_journal(dir: &Path, current: &Generation, mut batches: Batches<'_>) -> 
     current.sync()?;
     journal::remove(dir)?;
     Ok(rows)
-}
-
-fn load(db: &sled::Db) -> io::Result<State> {
-    let row = |key: &[u8]| -> io::Result<Vec<u8>> {
-        let sealed = db.get(key).map_err(sled_error)?.ok_or_else(|| bad_row(key, "missing"))?;
-        let row = rows::unseal(key, &sealed).ok_or_else(|| bad_row(key, "checksum does not match"))?;
-        Ok(row.to_vec())
-    };
-    let meta: MetaV1 = codec::decode("meta row", &row(META)?)?;
-
-    let mut state = State::default();
-    let mut last_type = Arc::default();
-    let mut keys = Ascending::default();
-    for item in db.scan_prefix([KEY]) {
-        let (key_row, sealed) = item.map_err(sled_error)?;
-        let key = name_of(&key_row)?;
-        let bytes =
-            rows::unseal(&key_row, &sealed).ok_or_else(|| bad_row(&key_row, "checksum does not match"))?;
-        let head = rows::read_key(bytes)?;
-        let value = rows::read_value(key, &head, row)??;
-        if value.len() as u64 != head.value_bytes() {
-            return Err(bad_row(&key_row, "its pieces do not add up"));
-        }
-        last_type = content_type(head.content_type(), Some(&last_type));
-        let record = Record {
-            value,
-            content_type: Arc::clone(&last_type),
-            revision: head.revision,
-            created_revision: head.created_revision,
-            expires_at_ms: head.expires_at_ms,
-            hash: 0,
-        };
-        state.restore_key(&mut keys, key.into(), record);
-    }
-    keys.finish(&mut state.keys);
-    for item in db.scan_prefix([AGES]) {
-        let (name_row, sealed) = item.map_err(sled_error)?;
-        let name = name_of(&name_row)?;
-        let bytes =
-            rows::unseal(&name_row, &sealed).ok_or_else(|| bad_row(&name_row, "checksum does not match"))?;
-        let head: AgesV1 = codec::decode("ages row", bytes)?;
-        let list = rows::read_ages(name, &head, row)??;
-        if list.len() as u64 != head.len {
-            return Err(bad_row(&name_row, "its pieces do not add up"));
-        }
-        state.restore_ages(name.into(), list);
-    }
-    for item in db.scan_prefix([ANSWER]) {
-        let (key_row, sealed) = item.map_err(sled_error)?;
-        let bytes =
-            rows::unseal(&key_row, &sealed).ok_or_else(|| bad_row(&key_row, "checksum does not match"))?;
-        let answer: AnswerV1 = codec::decode("answer row", bytes)?;
-        state.restore_answer(name_of(&key_row)?.into(), answer.into());
-    }
-    state.clock_ms = meta.clock_ms;
-    state.last_applied = meta.last_applied.map(Into::into);
-    state.membership = Arc::new(StoredMembership::try_from(meta.membership.clone())?);
-
-    let found = MetaV1::from(&state);
-    if found != meta {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!(
-                "{} keys, {} names, {} answers, {} bytes and hash {:016x} where {}, {}, {}, {} and {:016x} were written",
-                found.keys,
-                found.names,
-                found.answers,
-                found.data_bytes,
-                found.hash,
-                meta.keys,
-                meta.names,
-                meta.answers,
-                meta.data_bytes,
-                meta.hash
-            ),
-        ));
-    }
-    Ok(state)
-}
-
-fn name_of(head_row: &[u8]) -> io::Result<&str> {
-    std::str::from_utf8(&head_row[1..]).map_err(|_| bad_row(head_row, "its key is not UTF-8"))
-}
-
-fn bad_row(key: &[u8], reason: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("row {}: {reason}", key.escape_ascii()))
 }
 
 #[cfg(test)]

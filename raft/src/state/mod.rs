@@ -31,6 +31,7 @@ mod hash;
 pub(crate) mod history;
 mod idempotency;
 mod journal;
+mod loading;
 mod machine;
 mod pace;
 pub(crate) mod rows;

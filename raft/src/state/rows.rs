@@ -165,6 +165,11 @@ pub(crate) fn head_key(kind: u8, name: &str) -> Vec<u8> {
     key
 }
 
+/// Whether a row key is that of a piece, which belongs to the head row that was written before it.
+pub(super) fn is_piece(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(VALUE_PIECE | AGES_PIECE)))
+}
+
 fn too_long(_: std::num::TryFromIntError) -> CodecError {
     CodecError::Malformed { what: "row key", source: Box::new(bincode::ErrorKind::SizeLimit) }
 }

@@ -3,7 +3,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::command::Op;
 use crate::state::generation::{open_sled, set_current};
-use crate::state::rows::Rows;
+use crate::state::rows::{META, Rows};
 use crate::state::tests::{age, apply, content, put, sample_state, state_after};
 
 /// Of a new node, or of one that was there before.
@@ -230,52 +230,128 @@ fn no_value_ends_up_in_an_unsynced_file() {
 }
 
 /// A crash after the journal was finished, with any part of the rows in sled, or of their forerunners: the
-/// new state. A crash before that: the old state.
+/// new state. A crash before that: the old state. The next start finds the same, and so does the next checkpoint.
 #[test]
 fn a_checkpoint_is_whole_or_not_at_all() {
     let some = |rows| [Some((rows, true)), Some((rows, false))];
-    for applied in [[None, None], some(0), some(1), some(2), some(usize::MAX)].into_iter().flatten() {
+    let cases = [[None, None], some(0), some(1), some(2), some(5), some(9), some(usize::MAX)];
+    for applied in cases.into_iter().flatten() {
         let dir = TempDir::new().unwrap();
         let (checkpoints, _) = open(dir.path()).unwrap();
         let mut state = sample_state();
+        let ops = [put("shrunk", &[1; 13_000]), put("grown", &[2; 5000]), put("same", &[3; 9000])];
+        let ages = (0..3000u32).map(|n| age("long", (n % 150) as u8));
+        for (index, op) in (8..).zip(ops.into_iter().chain(ages)) {
+            apply(&mut state, index, op);
+        }
         let old = checkpoints.write_now(state.freeze()).unwrap().last_applied;
         let before = content(&state);
-        for (index, op) in (8..).zip([put("a", b"new"), Op::Delete { key: "large".into() }, age("Lukas", 9)])
-        {
+        let ops = [
+            put("a", b"new"),
+            Op::Delete { key: "large".into() },
+            age("Lukas", 9),
+            put("shrunk", &[4; 5000]),
+            put("grown", &[5; 13_000]),
+            put("zz, the last", b"6"),
+            put("0, the first", &[7; 5000]),
+            Op::AgeDelete { name: "Ada".into() },
+            age("long", 5),
+            age("a new name", 5),
+        ];
+        for (index, op) in (4000..).zip(ops) {
             apply(&mut state, index, op);
         }
         let frozen = state.freeze();
         assert!(frozen.continues(old));
-        let mut journal = JournalWriter::create(dir.path(), 1).unwrap();
-        let (haste, meta) = (Haste::default(), MetaV1::from(&state));
-        frozen.write(&mut journal, &Pace::new(&haste, Duration::ZERO, 1)).unwrap();
-        rows::write_meta(&mut journal, &meta).unwrap();
         let expected = match applied {
             None => {
-                drop(journal);
+                let mut journal = JournalWriter::create(dir.path(), 1).unwrap();
+                frozen.write(&mut journal, &Pace::new(&Haste::default(), Duration::ZERO, 1)).unwrap();
                 before
             }
             Some((rows, finished)) => {
-                journal.finish().unwrap();
-                let current = current(&checkpoints);
-                let pace = Pace::new(&haste, Duration::ZERO, 1);
-                let mut some = FirstRows { left: rows, batches: Batches::paced(&current, pace) };
-                journal::replay(dir.path(), 1, &mut some).unwrap();
-                // Else the forerunners alone are there.
-                if finished {
-                    some.batches.finish().unwrap();
-                }
+                checkpoints.write_interrupted(frozen, rows, finished);
                 content(&state)
             }
         };
+        let (checkpoints, _) = reopened(checkpoints, &dir);
         let (checkpoints, loaded) = reopened(checkpoints, &dir);
         assert_eq!(content(&loaded), expected, "{applied:?} rows were in sled");
-        assert!(!dir.path().join("journal").exists() && !dir.path().join("journal.new").exists());
+        assert_eq!(dir.path().join("journal").exists(), applied.is_some());
+        assert!(!dir.path().join("journal.new").exists());
         // And the next checkpoint stands on it.
         let mut next = State::thawed(&loaded);
-        apply(&mut next, 20, put("b", b"next"));
+        apply(&mut next, 5000, put("b", b"next"));
         checkpoints.write_now(next.freeze()).unwrap();
+        assert!(!dir.path().join("journal").exists());
+        let full = TempDir::new().unwrap();
+        let (other, _) = open(full.path()).unwrap();
+        other.replace(Arc::new(next.clone())).unwrap();
+        assert_eq!(checkpoints.rows(), other.rows(), "{applied:?} rows were in sled");
         assert_eq!(content(&reopened(checkpoints, &dir).1), content(&next));
+    }
+}
+
+/// Damage of the journal is found although sled is whole.
+#[test]
+fn a_damaged_journal_is_found_and_named() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    checkpoints.write_interrupted(sample_state().freeze(), 2, true);
+    drop(checkpoints);
+    let path = dir.path().join("journal");
+    let good = fs::read(&path).unwrap();
+    for (bytes, message) in [
+        (&good[..good.len() - 1], "it ends too early"),
+        (&[&good[..60], &[good[60] ^ 1], &good[61..]].concat(), "checksum does not match"),
+        (&[b"HEARTHX\x01", &good[8..]].concat(), "offset 0: it does not begin like one"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let error = reopen(dir.path()).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let error = error.to_string();
+        assert!(error.contains(message) && error.contains("/journal: offset "), "{error}");
+    }
+    fs::write(&path, good).unwrap();
+    assert_eq!(content(&reopen(dir.path()).unwrap().1), content(&sample_state()));
+}
+
+/// A snapshot that is installed after an interrupted checkpoint makes its journal void.
+#[test]
+fn the_journal_of_another_generation_is_of_no_use() {
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    checkpoints.write_interrupted(state_after([put("k", b"1")]).freeze(), 1, true);
+    let (checkpoints, _) = reopened(checkpoints, &dir);
+    let new = sample_state();
+    let incoming = checkpoints.receive(&stream(&new)[..]).unwrap();
+    checkpoints.install(incoming).unwrap();
+    let (checkpoints, loaded) = reopened(checkpoints, &dir);
+    assert_eq!(content(&loaded), content(&new));
+    let mut next = State::thawed(&loaded);
+    apply(&mut next, 20, put("b", b"next"));
+    checkpoints.write_now(next.freeze()).unwrap();
+    assert!(!dir.path().join("journal").exists());
+    assert_eq!(content(&reopened(checkpoints, &dir).1), content(&next));
+}
+
+impl Checkpoints {
+    /// Does what [`Checkpoints::write_now`] does until a crash: the journal is finished, and sled has the first `rows`
+    /// of its rows, or nothing but their forerunners unless that is `finished`.
+    pub(crate) fn write_interrupted(&self, frozen: Frozen, rows: usize, finished: bool) {
+        let current = self.lock().clone().unwrap();
+        let haste = Haste::default();
+        let meta = MetaV1::from(&*frozen.view);
+        let mut journal = JournalWriter::create(&self.dir, current.number).unwrap();
+        frozen.write(&mut journal, &Pace::new(&haste, Duration::ZERO, 1)).unwrap();
+        rows::write_meta(&mut journal, &meta).unwrap();
+        journal.finish().unwrap();
+        let pace = Pace::new(&haste, Duration::ZERO, 1);
+        let mut some = FirstRows { left: rows, batches: Batches::paced(&current, pace) };
+        journal::replay(&self.dir, current.number, &mut some).unwrap();
+        if finished {
+            some.batches.finish().unwrap();
+        }
     }
 }
 
@@ -286,12 +362,18 @@ struct FirstRows<'a> {
 
 impl Rows for FirstRows<'_> {
     fn put(&mut self, key: &[u8], sealed: &[u8]) -> io::Result<()> {
-        self.left = self.left.saturating_sub(1);
-        if self.left > 0 { self.batches.put(key, sealed) } else { Ok(()) }
+        match self.left.checked_sub(1) {
+            None => return Ok(()),
+            Some(left) => self.left = left,
+        }
+        self.batches.put(key, sealed)
     }
     fn remove(&mut self, key: &[u8]) -> io::Result<()> {
-        self.left = self.left.saturating_sub(1);
-        if self.left > 0 { self.batches.remove(key) } else { Ok(()) }
+        match self.left.checked_sub(1) {
+            None => return Ok(()),
+            Some(left) => self.left = left,
+        }
+        self.batches.remove(key)
     }
 }
 

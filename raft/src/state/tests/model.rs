@@ -347,7 +347,7 @@ fn apply_step() -> impl Strategy<Value = Step> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![20 => apply_step(), 1 => Just(Step::Snapshot), 1 => Just(Step::Checkpoint)]
+    prop_oneof![20 => apply_step(), 1 => Just(Step::Snapshot), 2 => Just(Step::Checkpoint)]
 }
 
 /// Goes through `steps`; `checkpoint` gives back what is loaded after a checkpoint.
@@ -430,12 +430,20 @@ proptest! {
             // All of them are written as changes; what lies there then is what a full one would write.
             let frozen = state.freeze();
             assert!(frozen.continues(current.last().last_applied));
+            number += 1;
+            // A crash, after any number of rows.
+            if number % 3 == 0 {
+                current.write_interrupted(frozen, number % 10, number % 2 == 0);
+                drop(current);
+                let (reopened, loaded) = open(dir.path());
+                checkpoints = Some(reopened);
+                return State::thawed(&loaded);
+            }
             current.write_now(frozen).unwrap();
             let full = TempDir::new().unwrap();
             let (other, _) = open(full.path());
             other.replace(Arc::new(state.clone())).unwrap();
             assert_eq!(current.rows(), other.rows());
-            number += 1;
             // Without a restart the next one stands on what this one froze.
             if number % 2 == 0 {
                 checkpoints = Some(current);
