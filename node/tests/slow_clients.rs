@@ -6,6 +6,7 @@
     reason = "a test ends at the first thing that is not as it should be"
 )]
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
@@ -204,14 +205,17 @@ fn memory_for_bodies_is_bounded() {
     };
     let value = "v".repeat(1_000_000);
     assert!(put("a", &value).starts_with("HTTP/1.1 201"));
-    let mut greedy: Vec<TcpStream> = (0..8).map(|_| node.connect()).collect();
-    for stream in &mut greedy {
-        // Refused ones may be closed already.
-        let _ = stream.write_all(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n");
-        let _ = stream.write_all(&value.as_bytes()[..999_000]);
-    }
+    let mut greedy: VecDeque<TcpStream> = VecDeque::new();
     let deadline = Instant::now() + BOUND;
     loop {
+        let mut stream = node.connect();
+        // Refused, because a write before still had the memory, it may be closed already: then another one comes.
+        let _ = stream.write_all(b"PUT /v1/kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n");
+        let _ = stream.write_all(&value.as_bytes()[..999_000]);
+        greedy.push_back(stream);
+        if greedy.len() > 8 {
+            greedy.pop_front();
+        }
         let answer = put("b", &value);
         if answer.starts_with("HTTP/1.1 429") {
             assert!(answer.contains("http.buffer_bytes_max"), "{answer}");
