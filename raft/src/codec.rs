@@ -133,7 +133,7 @@ where
         Some((&FORMAT_V2, body)) => {
             options_v2().deserialize(body).map_err(|source| CodecError::Malformed { what, source })
         }
-        Some((&(0 | 3..), _)) => Err(CodecError::UnknownFormat { what, found: bytes[0], known: FORMAT_V2 }),
+        Some((&found @ (0 | 3..), _)) => Err(CodecError::UnknownFormat { what, found, known: FORMAT_V2 }),
         _ => decode::<V1>(what, bytes).map(Into::into),
     }
 }

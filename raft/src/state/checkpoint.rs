@@ -31,7 +31,7 @@ use prometheus::{Histogram, IntGauge};
 use crate::background;
 use crate::state::generation::{self, Batches, Generation, current_path, generation_path, generations};
 use crate::state::journal::{self, JournalWriter};
-use crate::state::loading::{self, Loaded};
+use crate::state::loading;
 use crate::state::pace::{Haste, Pace};
 use crate::state::rows::{self, MetaV1};
 use crate::state::{Frozen, State, View, snapshot};
@@ -72,8 +72,8 @@ pub(crate) struct Checkpoints {
     dir: PathBuf,
     /// What is durable; to be looked at without waiting for a checkpoint.
     last: ArcSwap<Place>,
-    /// Held while a checkpoint is written, however long that takes.
-    writing: Mutex<Writing>,
+    /// Held while a checkpoint is written, however long that takes; when the last one began.
+    writing: Mutex<Instant>,
     haste: Haste,
     /// Held for moments only: a snapshot is installed while a checkpoint is written. `None` once closed.
     current: Mutex<Option<Arc<Generation>>>,
@@ -82,13 +82,6 @@ pub(crate) struct Checkpoints {
     removing: Mutex<Vec<JoinHandle<()>>>,
     duration_seconds: Histogram,
     written_unix_seconds: IntGauge,
-}
-
-struct Writing {
-    /// When the last checkpoint began.
-    begun: Instant,
-    /// The journal holds rows of a checkpoint that a crash interrupted, and sled may not.
-    interrupted: bool,
 }
 
 /// A received state, durable in a generation that does not count yet. Dropped, it is gone.
@@ -148,7 +141,7 @@ impl Checkpoints {
         }
         let current = Generation::open(dir, number)?;
         journal::drop_unfinished(dir)?;
-        let Loaded { state: view, interrupted } = loading::load(dir, &current)?;
+        let view = loading::load(dir, &current)?;
         // What a crash left of a next one, or of the one before.
         for other in generations(dir)?.into_iter().filter(|other| *other != number) {
             fs::remove_dir_all(generation_path(dir, other))?;
@@ -156,7 +149,7 @@ impl Checkpoints {
         let checkpoints = Self {
             dir: dir.to_owned(),
             last: ArcSwap::from_pointee(Place::from(&view)),
-            writing: Mutex::new(Writing { begun: Instant::now(), interrupted }),
+            writing: Mutex::new(Instant::now()),
             haste: Haste::default(),
             current: Mutex::new(Some(Arc::new(current))),
             next_number: AtomicU32::new(number + 1),
@@ -185,21 +178,21 @@ impl Checkpoints {
     /// # Errors
     /// What sled or the file system says. The caller must stop the node: sled's errors stick.
     pub(crate) fn write_now(&self, frozen: Frozen) -> io::Result<Arc<Place>> {
-        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.lock().clone().ok_or_else(closed)?;
         let last = self.last();
         if frozen.view.last_applied <= last.last_applied {
             return Ok(last);
         }
         let timer = self.duration_seconds.start_timer();
-        let before = std::mem::replace(&mut writing.begun, Instant::now());
+        let before = std::mem::replace(&mut *begun, Instant::now());
         self.haste.calm();
-        if writing.interrupted {
+        // A crash interrupted the one before.
+        if journal::path(&self.dir).try_exists()? {
             apply_journal(&self.dir, &current, Batches::resting(&current, &self.haste))?;
-            writing.interrupted = false;
         }
         if frozen.continues(last.last_applied) {
-            let spread = (writing.begun.duration_since(before) / 2).min(SPREAD_MAX);
+            let spread = (begun.duration_since(before) / 2).min(SPREAD_MAX);
             self.write_changes(&current, frozen, spread)?;
         } else {
             tracing::info!(

@@ -6,7 +6,7 @@
 //! **Space.** sled keeps what is changed of a page beside it until there are ten changes, all of which count
 //! as live; and it gives a segment back when less than half of it does. A page has 8 to 16 rows, so one whose
 //! rows are overwritten grows to twice its size before sled writes it anew. *Forerunners* make that come sooner:
-//! before a row is overwritten, its key is given an empty one, which takes some bytes and counts as a change
+//! before a row is written, its key is given an empty one, which takes some bytes and counts as a change
 //! too. The journal has the row, so nobody ever sees the empty one. `space --seconds 48`, keys overwritten at random
 //! with a checkpoint each 25,000 entries or less, most bytes on disk by keys and values, without and with:
 //! 5.3 (in the longer rows of then) and 2.5 times (256 bytes), 3.8 and 2.8 (1,000), 3.3 and 2.8 (3,000), 3.6 and 2.9 (20,000). They are
@@ -143,7 +143,7 @@ impl Generation {
 enum Tempo<'a> {
     /// The next one.
     Full,
-    /// A pause, if there is time. The units are rows.
+    /// A pause, if there is time. The units are rows. They are in a journal and have forerunners.
     Paced(Pace<'a>),
     Resting(Rests<'a>),
 }
@@ -152,8 +152,6 @@ enum Tempo<'a> {
 pub(super) struct Batches<'a> {
     generation: &'a Generation,
     tempo: Tempo<'a>,
-    /// Whether rows have some: not in a generation that is filled, which overwrites nothing and has no journal.
-    forerunners: bool,
     batch: sled::Batch,
     rows: u64,
     unsynced_bytes: usize,
@@ -162,14 +160,13 @@ pub(super) struct Batches<'a> {
 impl<'a> Batches<'a> {
     /// As fast as it goes.
     pub(super) fn new(generation: &'a Generation) -> Self {
-        let batch = sled::Batch::default();
-        Self { generation, tempo: Tempo::Full, forerunners: false, batch, rows: 0, unsynced_bytes: 0 }
+        Self { generation, tempo: Tempo::Full, batch: sled::Batch::default(), rows: 0, unsynced_bytes: 0 }
     }
 
     /// With a pause after each batch, if there is time. The units of `pace` are rows. They must all be in a finished
     /// journal, because of their forerunners.
     pub(super) fn paced(generation: &'a Generation, pace: Pace<'a>) -> Self {
-        Self { tempo: Tempo::Paced(pace), forerunners: true, ..Self::new(generation) }
+        Self { tempo: Tempo::Paced(pace), ..Self::new(generation) }
     }
 
     /// With a rest after each batch, as long as the work was, unless there is haste.
@@ -203,7 +200,7 @@ impl<'a> Batches<'a> {
 impl Rows for Batches<'_> {
     fn put(&mut self, key: &[u8], sealed: &[u8]) -> io::Result<()> {
         let bytes = key.len() + sealed.len();
-        if self.forerunners {
+        if matches!(self.tempo, Tempo::Paced(_)) {
             for forerunner in FORERUNNERS.iter().take(1 + usize::from(self.rows.is_multiple_of(2))) {
                 self.generation.db.insert(key, *forerunner).map_err(sled_error)?;
             }

@@ -18,26 +18,15 @@ use crate::state::rows::{self, AGES, ANSWER, AgesV1, AnswerV1, KEY, META, MetaV1
 use crate::state::{Record, State, content_type};
 use crate::types::StoredMembership;
 
-/// What lies at rest.
-pub(super) struct Loaded {
-    pub(super) state: State,
-    /// Whether a part of it is in the journal, and perhaps nowhere else.
-    pub(super) interrupted: bool,
-}
-
 /// Loads what `generation` and its journal hold.
 ///
 /// # Errors
 /// `InvalidData` naming the directory or the journal, and the row or offset, when anything is damaged or missing; what
 /// the file system says otherwise.
-pub(super) fn load(dir: &Path, generation: &Generation) -> io::Result<Loaded> {
-    let journal = JournalReader::open(dir, generation.number);
-    let loaded = journal.map_err(Failed::Journal).and_then(|journal| {
-        let interrupted = journal.is_some();
-        let state = state_of(&generation.db, Changes::begin(journal)?)?;
-        Ok(Loaded { state, interrupted })
-    });
-    loaded.map_err(|failed| match failed {
+pub(super) fn load(dir: &Path, generation: &Generation) -> io::Result<State> {
+    let overlay =
+        JournalReader::open(dir, generation.number).map_err(Failed::Journal).and_then(Overlay::begin);
+    overlay.and_then(|overlay| state_of(&generation.db, overlay)).map_err(|failed| match failed {
         Failed::Sled(error) => in_generation(&generation.path(), &error),
         Failed::Journal(error) => in_generation(&journal::path(dir), &error),
     })
@@ -61,12 +50,12 @@ impl From<CodecError> for Failed {
     }
 }
 
-fn state_of(db: &sled::Db, mut changes: Changes) -> Result<State, Failed> {
+fn state_of(db: &sled::Db, mut overlay: Overlay) -> Result<State, Failed> {
     let mut state = State::default();
     let mut last_type = Arc::default();
     let mut keys = Ascending::default();
     let mut heads = Heads::of(KEY, db);
-    while let Some(head) = heads.next(&mut changes)? {
+    while let Some(head) = heads.next(&mut overlay)? {
         let key = name_of(head.key())?;
         let row = rows::read_key(unsealed(head.key(), head.sealed())?)?;
         let value = rows::read_value(key, &row, |piece| head.piece(db, piece))??;
@@ -86,7 +75,7 @@ fn state_of(db: &sled::Db, mut changes: Changes) -> Result<State, Failed> {
     }
     keys.finish(&mut state.keys);
     let mut heads = Heads::of(AGES, db);
-    while let Some(head) = heads.next(&mut changes)? {
+    while let Some(head) = heads.next(&mut overlay)? {
         let name = name_of(head.key())?;
         let row: AgesV1 = codec::decode("ages row", unsealed(head.key(), head.sealed())?)?;
         let list = rows::read_ages(name, &row, |piece| head.piece(db, piece))??;
@@ -96,14 +85,14 @@ fn state_of(db: &sled::Db, mut changes: Changes) -> Result<State, Failed> {
         state.restore_ages(name.into(), list);
     }
     let mut heads = Heads::of(ANSWER, db);
-    while let Some(head) = heads.next(&mut changes)? {
+    while let Some(head) = heads.next(&mut overlay)? {
         let row: AnswerV1 = codec::decode("answer row", unsealed(head.key(), head.sealed())?)?;
         state.restore_answer(name_of(head.key())?.into(), row.into());
     }
     let mut heads = Heads::of(META[0], db);
-    let head = heads.next(&mut changes)?.ok_or_else(|| bad_row(META, "missing"))?;
+    let head = heads.next(&mut overlay)?.ok_or_else(|| bad_row(META, "missing"))?;
     let meta: MetaV1 = codec::decode("meta row", unsealed(head.key(), head.sealed())?)?;
-    if let Some(group) = changes.group {
+    if let Some(group) = overlay.group {
         return Err(Failed::Journal(bad_row(group.head.key(), "not in order")));
     }
 
@@ -131,7 +120,7 @@ fn state_of(db: &sled::Db, mut changes: Changes) -> Result<State, Failed> {
 }
 
 /// The changes that the journal has, group by group.
-struct Changes {
+struct Overlay {
     journal: Option<JournalReader>,
     group: Option<Group>,
     /// Read already, and the head of the group after that.
@@ -144,12 +133,12 @@ struct Group {
     pieces: BTreeMap<Vec<u8>, Change>,
 }
 
-impl Changes {
+impl Overlay {
     fn begin(journal: Option<JournalReader>) -> Result<Self, Failed> {
-        let mut changes = Self { journal, group: None, next: None };
-        changes.next = changes.read()?;
-        changes.take()?;
-        Ok(changes)
+        let mut overlay = Self { journal, group: None, next: None };
+        overlay.next = overlay.read()?;
+        overlay.take()?;
+        Ok(overlay)
     }
 
     /// The group, and reads the next one.
@@ -194,9 +183,9 @@ impl Heads {
         Self { kind, at_rest: db.scan_prefix([kind]).peekable() }
     }
 
-    fn next(&mut self, changes: &mut Changes) -> Result<Option<Head>, Failed> {
+    fn next(&mut self, overlay: &mut Overlay) -> Result<Option<Head>, Failed> {
         loop {
-            let changed = changes.group.as_ref().map(|group| group.head.key());
+            let changed = overlay.group.as_ref().map(|group| group.head.key());
             let changed = changed.filter(|key| key.first() == Some(&self.kind));
             match (changed, self.at_rest.peek()) {
                 (Some(changed), Some(Ok((key, _)))) if **key == *changed => {
@@ -207,7 +196,7 @@ impl Heads {
                 (None, None) => return Ok(None),
                 (Some(_), _) => {
                     // Else it is removed.
-                    if let Some(group) = changes.take()?.filter(|group| group.head.row().is_some()) {
+                    if let Some(group) = overlay.take()?.filter(|group| group.head.row().is_some()) {
                         return Ok(Some(Head::Changed(group)));
                     }
                 }

@@ -339,7 +339,7 @@ impl Checkpoints {
     /// Does what [`Checkpoints::write_now`] does until a crash: the journal is finished, and sled has the first `rows`
     /// of its rows, or nothing but their forerunners unless that is `finished`.
     pub(crate) fn write_interrupted(&self, frozen: Frozen, rows: usize, finished: bool) {
-        assert!(!self.writing.lock().unwrap().interrupted, "its journal would be lost");
+        assert!(!journal::path(&self.dir).exists(), "what it holds would be lost");
         let current = self.lock().clone().unwrap();
         let haste = Haste::default();
         let meta = MetaV1::from(&*frozen.view);
