@@ -62,7 +62,7 @@ fn state_of(db: &sled::Db, mut overlay: Overlay) -> Result<State, Failed> {
         if value.len() as u64 != row.value_bytes() {
             return Err(bad_row(head.key(), "its pieces do not add up").into());
         }
-        last_type = content_type(row.content_type(), Some(&last_type));
+        last_type = content_type(row.content_type, Some(&last_type));
         let record = Record {
             value,
             content_type: Arc::clone(&last_type),

@@ -25,8 +25,6 @@ use crate::state::{AgeList, Record, Remembered, State};
 
 /// Bytes of a value that one row holds at most.
 pub(crate) const PIECE_BYTES: usize = 4096;
-/// What most values have, because it is the default.
-const COMMON_CONTENT_TYPE: &str = "application/octet-stream";
 /// Ages that one row holds at most; an append rewrites one such row.
 pub(crate) const PIECE_AGES: usize = 1024;
 
@@ -69,14 +67,13 @@ impl From<&State> for MetaV1 {
 /// The head of a key.
 ///
 /// There are millions of them, so it is the one record in layout version 2: with a value of 256 bytes its row takes
-/// 277 bytes, and 326 in version 1.
+/// 277 bytes, and 302 in version 1.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeyV2<'a> {
     pub(crate) revision: u64,
     pub(crate) created_revision: u64,
     pub(crate) expires_at_ms: Option<NonZeroU64>,
-    /// `None` for [`COMMON_CONTENT_TYPE`].
-    content_type: Option<&'a str>,
+    pub(crate) content_type: &'a str,
     #[serde(borrow)]
     value: ValueV2<'a>,
 }
@@ -90,11 +87,7 @@ enum ValueV2<'a> {
     Pieces(u64),
 }
 
-impl<'a> KeyV2<'a> {
-    pub(crate) fn content_type(&self) -> &'a str {
-        self.content_type.unwrap_or(COMMON_CONTENT_TYPE)
-    }
-
+impl KeyV2<'_> {
     /// Length of the whole value.
     pub(crate) fn value_bytes(&self) -> u64 {
         match self.value {
@@ -109,7 +102,7 @@ impl<'a> From<KeyV1<'a>> for KeyV2<'a> {
         let KeyV1 { revision, created_revision, expires_at_ms, content_type, value_bytes, inline } = key;
         let in_pieces = value_bytes > PIECE_BYTES as u64;
         let value = if in_pieces { ValueV2::Pieces(value_bytes) } else { ValueV2::Inline(inline) };
-        Self { revision, created_revision, expires_at_ms, content_type: Some(content_type), value }
+        Self { revision, created_revision, expires_at_ms, content_type, value }
     }
 }
 
@@ -247,12 +240,11 @@ pub(crate) fn write_key(
     record: &Record,
 ) -> io::Result<()> {
     let pieces = value_pieces(record.value.len());
-    let content_type = &*record.content_type;
     let head = KeyV2 {
         revision: record.revision,
         created_revision: record.created_revision,
         expires_at_ms: record.expires_at_ms,
-        content_type: (content_type != COMMON_CONTENT_TYPE).then_some(content_type),
+        content_type: &record.content_type,
         value: match pieces {
             0 => ValueV2::Inline(&record.value),
             _ => ValueV2::Pieces(record.value.len() as u64),
@@ -403,14 +395,13 @@ mod tests {
         let mut head = KeyV2::from(head);
         assert_eq!(read_key(&row).unwrap(), head);
         let row = codec::encode_v2("key row", &head).unwrap();
-        assert_eq!(row, [2, 2, 1, 1, 251, 2, 1, 1, 1, b't', 0, 1, b'x']);
+        assert_eq!(row, [2, 2, 1, 1, 251, 2, 1, 1, b't', 0, 1, b'x']);
         assert_eq!(read_key(&row).unwrap(), head);
-        head.content_type = None;
+        head.content_type = "";
         head.value = ValueV2::Pieces(70_000);
         let large = codec::encode_v2("key row", &head).unwrap();
         assert_eq!(large, [2, 2, 1, 1, 251, 2, 1, 0, 1, 252, 112, 17, 1, 0]);
         assert_eq!(read_key(&large).unwrap(), head);
-        assert_eq!(head.content_type(), "application/octet-stream");
 
         let answer = Remembered {
             fingerprint: 5,
