@@ -67,37 +67,37 @@ fn options_v2() -> impl Options + Copy {
     bincode::DefaultOptions::new().with_varint_encoding().with_limit(RECORD_BYTES_MAX).reject_trailing_bytes()
 }
 
-/// Appends the format byte and `record` to `out`.
+/// `head`, the format byte and `record`.
 ///
 /// # Errors
 /// [`CodecError::Malformed`] when the record is longer than [`RECORD_BYTES_MAX`].
-pub(crate) fn encode_into<T: Serialize>(
+pub(crate) fn encode_behind<T: Serialize>(
+    head: &[u8],
     what: &'static str,
     record: &T,
-    out: &mut Vec<u8>,
-) -> Result<(), CodecError> {
-    write(FORMAT_V1, options(), record, out).map_err(|source| CodecError::Malformed { what, source })
+) -> Result<Vec<u8>, CodecError> {
+    write(head, FORMAT_V1, options(), record).map_err(|source| CodecError::Malformed { what, source })
 }
 
 fn write<T: Serialize>(
+    head: &[u8],
     format: u8,
     options: impl Options + Copy,
     record: &T,
-    out: &mut Vec<u8>,
-) -> bincode::Result<()> {
+) -> bincode::Result<Vec<u8>> {
     let bytes = options.serialized_size(record)?;
     // As much as is needed: growing a step at a time costs more than to count first, and what has no room left
     // over becomes `Bytes` without another allocation.
-    out.reserve_exact(1 + usize::try_from(bytes).unwrap_or(0));
+    let mut out = Vec::with_capacity(head.len() + 1 + usize::try_from(bytes).unwrap_or(0));
+    out.extend_from_slice(head);
     out.push(format);
-    options.serialize_into(out, record)
+    options.serialize_into(&mut out, record)?;
+    Ok(out)
 }
 
-/// [`encode_into`] a fresh buffer.
+/// [`encode_behind`] nothing.
 pub(crate) fn encode<T: Serialize>(what: &'static str, record: &T) -> Result<Vec<u8>, CodecError> {
-    let mut out = Vec::new();
-    encode_into(what, record, &mut out)?;
-    Ok(out)
+    encode_behind(&[], what, record)
 }
 
 /// Reads back what [`encode`] wrote; byte slices inside the record borrow from `bytes`.
@@ -114,10 +114,7 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]
 
 /// [`encode`] in layout version 2.
 pub(crate) fn encode_v2<T: Serialize>(what: &'static str, record: &T) -> Result<Vec<u8>, CodecError> {
-    let mut out = Vec::new();
-    write(FORMAT_V2, options_v2(), record, &mut out)
-        .map_err(|source| CodecError::Malformed { what, source })?;
-    Ok(out)
+    write(&[], FORMAT_V2, options_v2(), record).map_err(|source| CodecError::Malformed { what, source })
 }
 
 /// Reads back what [`encode_v2`] wrote, or [`encode`] of what version 1 had in its place; as [`decode`].

@@ -2,7 +2,7 @@
 //!
 //! A [`Command`] is encoded once, where the request arrives, and from then on travels as shared
 //! bytes: over the peer connection to the leader, into the log, to the followers and to the state
-//! machine, which decodes it without copying the value.
+//! machine, which decodes it and keeps a copy of the value.
 //!
 //! Layout of a command: format byte, 8 bytes of the leader's clock (little-endian milliseconds
 //! since the Unix epoch), then the operation, a record. The clock sits at a fixed place so that the
@@ -53,12 +53,11 @@ impl Command {
     /// # Errors
     /// [`CodecError::Malformed`] when the operation is longer than [`codec::RECORD_BYTES_MAX`].
     pub fn encode(op: &Op) -> Result<Self, CodecError> {
-        let mut bytes = vec![0; HEADER_BYTES];
-        bytes[0] = FORMAT_V1;
+        let mut header = [0; HEADER_BYTES];
+        header[0] = FORMAT_V1;
         // The operation is itself a record with a format byte: the header and the operation can
         // then change independently.
-        codec::encode_into("command", &OpV1::from(op), &mut bytes)?;
-        Ok(Self(bytes.into()))
+        Ok(Self(codec::encode_behind(&header, "command", &OpV1::from(op))?.into()))
     }
 
     /// Encodes `op` so that it is applied once under `key`, and its answer is kept for `window` while at
@@ -122,7 +121,7 @@ impl Command {
         Self(bytes.freeze())
     }
 
-    /// What it says; values share the command's memory.
+    /// What it says. Values that are put have memory of their own; those that are compared share the command's.
     ///
     /// # Errors
     /// [`CodecError`] when the bytes are damaged.

@@ -146,7 +146,7 @@ impl Local {
 
     /// Counts a write that this node sent to the leader.
     pub(crate) fn note_forwarded(&self, result: &str) {
-        self.metrics.forwarded.with_label_values(&[result]).inc();
+        self.metrics.count_forwarded(result);
     }
 
     /// How this node stands.

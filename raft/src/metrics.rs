@@ -67,7 +67,8 @@ pub(crate) struct StoreMetrics {
     applied: IntCounter,
     proposals: IntCounterVec,
     pub(crate) propose_duration_seconds: Histogram,
-    pub(crate) forwarded: IntCounterVec,
+    forwarded_applied: IntCounter,
+    forwarded: IntCounterVec,
 }
 
 impl StoreMetrics {
@@ -76,6 +77,12 @@ impl StoreMetrics {
             registry,
             "hearth_raft_proposals_total",
             "Commands proposed on this node as the leader, by result.",
+            "result",
+        )?;
+        let forwarded = counters(
+            registry,
+            "hearth_raft_forwarded_total",
+            "Commands that this node forwarded to the leader, by result.",
             "result",
         )?;
         Ok(Self {
@@ -87,12 +94,8 @@ impl StoreMetrics {
                 "Time from proposing a command on this node as the leader until it was applied.",
                 prometheus::exponential_buckets(0.000_1, 2.0, 17)?,
             )?,
-            forwarded: counters(
-                registry,
-                "hearth_raft_forwarded_total",
-                "Commands that this node forwarded to the leader, by result.",
-                "result",
-            )?,
+            forwarded_applied: forwarded.with_label_values(&["applied"]),
+            forwarded,
         })
     }
 }
@@ -107,6 +110,14 @@ impl StoreMetrics {
             Err(WriteRefusalV1::OutcomeUnknown(_)) => "unknown",
         };
         self.proposals.with_label_values(&[label]).inc();
+    }
+
+    /// A command that was sent to the leader.
+    pub(crate) fn count_forwarded(&self, result: &str) {
+        match result {
+            "applied" => self.forwarded_applied.inc(),
+            _ => self.forwarded.with_label_values(&[result]).inc(),
+        }
     }
 }
 

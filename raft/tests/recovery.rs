@@ -57,7 +57,7 @@ async fn close(store: Store) {
 async fn write(store: &Store, keys: std::ops::Range<usize>) {
     for number in keys {
         let key = format!("k{number}");
-        let op = Op::Put { key, value: vec![b'x'; 500].into(), content_type: String::new() };
+        let op = Op::Put { key: key.into(), value: vec![b'x'; 500].into(), content_type: String::new() };
         store.write(&op).await.unwrap();
     }
 }

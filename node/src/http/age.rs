@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::ETAG;
-use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hearth_raft::{AgeList, Op};
 use serde::{Serialize, Serializer};
@@ -16,7 +16,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
 
 use crate::http::conditions::{self, IfNoneMatch, etag};
-use crate::http::input::{self, Consistency, JSON_BYTES_MAX, ReadQuery, Received};
+use crate::http::input::{self, Asked, Consistency, JSON_BYTES_MAX, ReadQuery, Received};
 use crate::http::once::OnceHeader;
 use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
@@ -110,8 +110,7 @@ impl Serialize for Rows<'_> {
 )]
 pub(super) async fn append(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    headers: HeaderMap,
+    Asked { uri, headers }: Asked,
     body: Body,
 ) -> Result<Response, Problem> {
     input::no_query(&uri)?;
@@ -143,8 +142,7 @@ pub(super) async fn append(
 )]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    asked: HeaderMap,
+    Asked { uri, headers: asked }: Asked,
 ) -> Result<Response, Problem> {
     let name = input::name(&uri)?;
     let consistency = Consistency::from_query(&uri)?;
@@ -175,8 +173,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    asked: HeaderMap,
+    Asked { uri, headers: asked }: Asked,
 ) -> Result<Response, Problem> {
     let name = input::name(&uri)?;
     input::no_query(&uri)?;

@@ -1,10 +1,14 @@
 //! Reading what clients send: path segments, query parameters, bodies. Everything is bounded, and
 //! every error names the field and the limit.
 
+use std::borrow::Cow;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::FromRequestParts;
 use axum::http::header::CONTENT_LENGTH;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
@@ -29,6 +33,20 @@ pub(crate) const JSON_BYTES_MAX: usize = 64 * 1024;
 const BODY_COPIES: usize = 4;
 /// Bytes of a media type.
 pub(crate) const CONTENT_TYPE_BYTES_MAX: usize = 256;
+
+/// What a request asks, but for its body. Taken out of the request: axum's own extractors copy.
+pub(crate) struct Asked {
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+}
+
+impl<S: Sync> FromRequestParts<S> for Asked {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self { uri: std::mem::take(&mut parts.uri), headers: std::mem::take(&mut parts.headers) })
+    }
+}
 
 /// The query of a read, as [`Consistency::from_query`] reads it: only one of both.
 #[derive(IntoParams)]
@@ -108,12 +126,12 @@ pub(crate) fn checked_name(name: String) -> Result<String, Problem> {
 fn decoded(field: &str, code: Code, uri: &Uri, prefix: &str) -> Result<String, Problem> {
     match percent_decoded(field, code, uri.path().strip_prefix(prefix).unwrap_or_default())? {
         text if text.is_empty() => Err(Problem::new(code, format!("{field}: empty"))),
-        text => Ok(text),
+        text => Ok(text.into_owned()),
     }
 }
 
 /// Percent-decoded text, of any length.
-pub(crate) fn percent_decoded(field: &str, code: Code, raw: &str) -> Result<String, Problem> {
+pub(crate) fn percent_decoded<'a>(field: &str, code: Code, raw: &'a str) -> Result<Cow<'a, str>, Problem> {
     // A percent sign without two hex digits would be taken literally: refuse it instead.
     let mut rest = raw.as_bytes();
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
@@ -122,10 +140,7 @@ pub(crate) fn percent_decoded(field: &str, code: Code, raw: &str) -> Result<Stri
         }
         rest = &rest[at + 3..];
     }
-    match percent_decode_str(raw).decode_utf8() {
-        Ok(text) => Ok(text.into_owned()),
-        Err(_) => Err(Problem::new(code, format!("{field}: not UTF-8"))),
-    }
+    percent_decode_str(raw).decode_utf8().map_err(|_| Problem::new(code, format!("{field}: not UTF-8")))
 }
 
 /// The body of a write, with the memory that it and the write take.

@@ -4,18 +4,19 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, ETAG};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
 use hearth_raft::{Op, Reply};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::conditions::{self, IfNoneMatch, WriteConditions, etag};
-use crate::http::input::{self, CONTENT_TYPE_BYTES_MAX, Consistency, ReadQuery, Received, VALUE_BYTES_MAX};
+use crate::http::input::{
+    self, Asked, CONTENT_TYPE_BYTES_MAX, Consistency, ReadQuery, Received, VALUE_BYTES_MAX,
+};
 use crate::http::once::OnceHeader;
 use crate::http::openapi::errors;
 use crate::http::parameters::{Parameters, invalid};
@@ -82,8 +83,7 @@ pub(super) struct Put {
 )]
 pub(super) async fn get(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    asked: HeaderMap,
+    Asked { uri, headers: asked }: Asked,
 ) -> Result<Response, Problem> {
     let key = input::key(&uri)?;
     let consistency = Consistency::from_query(&uri)?;
@@ -97,7 +97,7 @@ pub(super) async fn get(
         headers.insert(HEARTH_EXPIRES_IN, text.unwrap_or_else(|_| HeaderValue::from(expires_in_ms)));
     }
     if conditions::has_already(&asked, record.revision)? {
-        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+        return Ok(answer(StatusCode::NOT_MODIFIED, headers, Bytes::new()));
     }
     let content_type = match &*record.content_type {
         "" => CONTENT_TYPE_DEFAULT,
@@ -107,7 +107,7 @@ pub(super) async fn get(
     let content_type = HeaderValue::from_str(content_type)
         .unwrap_or_else(|_| HeaderValue::from_static(CONTENT_TYPE_DEFAULT));
     headers.insert(CONTENT_TYPE, content_type);
-    Ok((headers, record.to_value()).into_response())
+    Ok(answer(StatusCode::OK, headers, record.to_value()))
 }
 
 /// Write a key
@@ -130,8 +130,7 @@ pub(super) async fn get(
 )]
 pub(super) async fn put(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    asked: HeaderMap,
+    Asked { uri, headers: asked }: Asked,
     body: Body,
 ) -> Result<Response, Problem> {
     let key = input::key(&uri)?;
@@ -141,8 +140,8 @@ pub(super) async fn put(
     let store = app.store()?;
     let Received { bytes: value, held } = input::body(store, "value", &asked, body, VALUE_BYTES_MAX).await?;
     let op = match (ttl_ms, only_if.as_slice()) {
-        (None, []) => Op::Put { key: key.clone(), value, content_type },
-        _ => Op::PutWith { key: key.clone(), value, content_type, ttl_ms, only_if },
+        (None, []) => Op::Put { key: key.as_str().into(), value, content_type },
+        _ => Op::PutWith { key: key.as_str().into(), value, content_type, ttl_ms, only_if },
     };
     let (written, mut headers) = once::write(store, &asked, &op).await?;
     drop(held);
@@ -152,9 +151,11 @@ pub(super) async fn put(
         _ => return Err(Problem::unexpected()),
     };
     headers.insert(ETAG, etag(written.revision));
-    let body = Json(Put { key, revision: written.revision, created });
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Strings and numbers always have a JSON form.
+    let body = serde_json::to_vec(&Put { key, revision: written.revision, created }).unwrap_or_default();
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, headers, body).into_response())
+    Ok(answer(status, headers, body.into()))
 }
 
 /// Delete a key
@@ -168,23 +169,30 @@ pub(super) async fn put(
 )]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    asked: HeaderMap,
+    Asked { uri, headers: asked }: Asked,
 ) -> Result<Response, Problem> {
     let key = input::key(&uri)?;
     input::no_query(&uri)?;
     let only_if = conditions::of_write(&asked)?;
     let op = match only_if.is_empty() {
-        true => Op::Delete { key: key.clone() },
-        false => Op::DeleteIf { key: key.clone(), only_if },
+        true => Op::Delete { key: key.as_str().into() },
+        false => Op::DeleteIf { key: key.as_str().into(), only_if },
     };
     let (written, headers) = once::write(app.store()?, &asked, &op).await?;
     match written.reply {
-        Reply::Deleted { existed: true } => Ok((StatusCode::NO_CONTENT, headers).into_response()),
+        Reply::Deleted { existed: true } => Ok(answer(StatusCode::NO_CONTENT, headers, Bytes::new())),
         Reply::Deleted { existed: false } => Err(not_found(&key, headers)),
         Reply::PreconditionFailed { current } => Err(precondition_failed(&key, current, headers)),
         _ => Err(Problem::unexpected()),
     }
+}
+
+/// An answer with these headers, as they are: axum would add them to a map of its own.
+fn answer(status: StatusCode, headers: HeaderMap, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// A time to live in milliseconds, within its bounds.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use hearth_raft::{Op, Record, Reply};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::base64::Base64;
-use crate::http::input::{self, ReadQuery};
+use crate::http::input::{self, Asked, ReadQuery};
 use crate::http::once::OnceHeader;
 use crate::http::openapi::errors;
 use crate::http::parameters::{Parameters, invalid};
@@ -204,8 +204,7 @@ fn item<'a>(key: &'a str, record: &'a Record, clock_ms: u64, values: bool) -> It
 )]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    asked: HeaderMap,
+    Asked { uri, headers: asked }: Asked,
 ) -> Result<Response, Problem> {
     let given = Parameters::of(&uri, &["prefix"])?;
     let prefix = match given.get("prefix") {

@@ -170,8 +170,8 @@ const HEARTH_OLDEST_REVISION: HeaderName = HeaderName::from_static("hearth-oldes
 fn data_headers(store: &Store, revision: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(HEARTH_REVISION, HeaderValue::from(revision));
-    if let Some(leader) = store.leader_name()
-        && let Ok(leader) = HeaderValue::from_str(&leader)
+    if let Some(leader) = store.leader()
+        && let Ok(leader) = HeaderValue::from_str(&leader.name)
     {
         headers.insert(HEARTH_LEADER, leader);
     }

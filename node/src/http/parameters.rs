@@ -1,5 +1,6 @@
 //! Query parameters: each known by name, given once, percent-decoded.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::http::Uri;
@@ -27,8 +28,13 @@ impl Parameters {
             if given.iter().any(|(other, _)| other == name) {
                 return Err(invalid(format!("{name}: given twice")));
             }
-            let value = percent_decoded(name, Code::InvalidParameter, &raw_value.replace('+', " "))?;
-            given.push((name, value));
+            // Before it is decoded: an encoded one is a plus.
+            let raw_value = match raw_value.contains('+') {
+                true => Cow::Owned(raw_value.replace('+', " ")),
+                false => Cow::Borrowed(raw_value),
+            };
+            let value = percent_decoded(name, Code::InvalidParameter, &raw_value)?;
+            given.push((name, value.into_owned()));
         }
         Ok(Self(given))
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -16,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::base64::Base64;
-use crate::http::input::{self, Received, VALUE_BYTES_MAX};
+use crate::http::input::{self, Asked, Received, VALUE_BYTES_MAX};
 use crate::http::kv::{checked_content_type, checked_ttl};
 use crate::http::once::OnceHeader;
 use crate::http::openapi::errors;
@@ -190,8 +189,7 @@ fn one() -> i64 {
 )]
 pub(super) async fn apply(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    asked: HeaderMap,
+    Asked { uri, headers: asked }: Asked,
     body: Body,
 ) -> Result<Response, Problem> {
     input::no_query(&uri)?;

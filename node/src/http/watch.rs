@@ -14,7 +14,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use hearth_raft::EventId;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
@@ -22,10 +22,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::IntoParams;
 
 use self::stream::EventStream;
+use crate::http::input::{self, Asked};
 use crate::http::openapi::errors;
 use crate::http::parameters::{Parameters, invalid};
 use crate::http::problem::{Code, Problem};
-use crate::http::{App, data_headers, input};
+use crate::http::{App, data_headers};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -156,8 +157,7 @@ impl Drop for Place {
 )]
 pub(super) async fn watch(
     State(app): State<Arc<App>>,
-    uri: Uri,
-    asked: HeaderMap,
+    Asked { uri, headers: asked }: Asked,
 ) -> Result<Response, Problem> {
     let given = Parameters::of(&uri, &["prefix", "after", "values"])?;
     let prefix = input::not_too_long("prefix", given.get("prefix").unwrap_or_default().to_owned())?;

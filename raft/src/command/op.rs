@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// Operations of one transaction, both branches together, and conditions of one.
 pub const TXN_OPS_MAX: usize = 128;
@@ -20,8 +21,8 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 pub enum Op {
     /// Sets `key` to `value`, whatever was there, for good.
     Put {
-        /// 1..=1024 bytes of UTF-8; checked before it gets here.
-        key: String,
+        /// 1..=1024 bytes of UTF-8; checked before it gets here. Up to 23 bytes take no memory of their own.
+        key: SmolStr,
         /// 0..=1 MiB of any bytes; checked before it gets here.
         value: Bytes,
         /// The media type the client gave; empty when it gave none.
@@ -30,7 +31,7 @@ pub enum Op {
     /// Removes `key`; no error when it is not there.
     Delete {
         /// As in [`Op::Put`].
-        key: String,
+        key: SmolStr,
     },
     /// Appends `age` to the list of `name`.
     AgeAppend {
@@ -47,7 +48,7 @@ pub enum Op {
     /// As [`Op::Put`], for a time or under conditions.
     PutWith {
         /// As in [`Op::Put`].
-        key: String,
+        key: SmolStr,
         /// As in [`Op::Put`].
         value: Bytes,
         /// As in [`Op::Put`].
@@ -60,7 +61,7 @@ pub enum Op {
     /// As [`Op::Delete`], under conditions.
     DeleteIf {
         /// As in [`Op::Put`].
-        key: String,
+        key: SmolStr,
         /// As in [`Op::PutWith`].
         only_if: Vec<Expect>,
     },

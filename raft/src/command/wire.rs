@@ -125,25 +125,26 @@ impl<'a> From<&'a Op> for OpV1<'a> {
 }
 
 impl OpV1<'_> {
-    /// The operation; values share the memory of `command`, which this borrows from.
+    /// The operation. A value that is put gets memory of its own: as a part of `command`, which this borrows from,
+    /// it would keep the whole command in memory for as long as it lives. One that is compared is such a part.
     pub(super) fn into_op(self, command: &Bytes) -> Op {
         match self {
             Self::Put { key, value, content_type } => Op::Put {
-                key: key.to_owned(),
-                value: command.slice_ref(value),
+                key: key.into(),
+                value: Bytes::copy_from_slice(value),
                 content_type: content_type.to_owned(),
             },
-            Self::Delete { key } => Op::Delete { key: key.to_owned() },
+            Self::Delete { key } => Op::Delete { key: key.into() },
             Self::AgeAppend { name, age } => Op::AgeAppend { name: name.to_owned(), age },
             Self::AgeDelete { name } => Op::AgeDelete { name: name.to_owned() },
             Self::PutWith { key, value, content_type, ttl_ms, only_if } => Op::PutWith {
-                key: key.to_owned(),
-                value: command.slice_ref(value),
+                key: key.into(),
+                value: Bytes::copy_from_slice(value),
                 content_type: content_type.to_owned(),
                 ttl_ms,
                 only_if,
             },
-            Self::DeleteIf { key, only_if } => Op::DeleteIf { key: key.to_owned(), only_if },
+            Self::DeleteIf { key, only_if } => Op::DeleteIf { key: key.into(), only_if },
             Self::DeletePrefix { prefix } => Op::DeletePrefix { prefix: prefix.to_owned() },
             Self::Txn { conditions, then, or_else } => {
                 let ops = |ops: Vec<TxnOpV1<'_>>| ops.into_iter().map(|op| op.into_op()).collect();
@@ -197,7 +198,6 @@ impl TxnOpV1<'_> {
         match self {
             Self::Put { key, value, content_type, ttl_ms } => TxnOp::Put {
                 key: key.to_owned(),
-                // Memory of its own: one value must not keep a whole transaction alive.
                 value: Bytes::copy_from_slice(value),
                 content_type: content_type.to_owned(),
                 ttl_ms,

@@ -62,7 +62,7 @@ async fn openraft_suite() {
 }
 
 fn put(index: u64, value: Vec<u8>) -> Entry {
-    let op = Op::Put { key: format!("k{index}"), value: value.into(), content_type: String::new() };
+    let op = Op::Put { key: format!("k{index}").into(), value: value.into(), content_type: String::new() };
     Entry {
         log_id: LogId::new_term_index(1, index),
         payload: EntryPayload::Normal(Command::encode(&op).unwrap()),

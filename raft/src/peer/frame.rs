@@ -17,9 +17,9 @@ const ID_BYTES: usize = 8;
 /// # Errors
 /// `InvalidData` when the record is longer than [`RECORD_BYTES_MAX`].
 pub(crate) fn encode<T: Serialize>(what: &'static str, id: u64, record: &T) -> io::Result<Bytes> {
-    let mut frame = vec![0; LEN_BYTES];
-    frame.extend_from_slice(&id.to_le_bytes());
-    codec::encode_into(what, record, &mut frame)?;
+    let mut head = [0; LEN_BYTES + ID_BYTES];
+    head[LEN_BYTES..].copy_from_slice(&id.to_le_bytes());
+    let mut frame = codec::encode_behind(&head, what, record)?;
     let len = u32::try_from(frame.len() - LEN_BYTES).map_err(io::Error::other)?;
     frame[..LEN_BYTES].copy_from_slice(&len.to_be_bytes());
     Ok(frame.into())

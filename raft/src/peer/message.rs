@@ -234,14 +234,11 @@ impl From<VoteResponseV1> for VoteResponse<TypeConfig> {
 impl RequestV1<'_> {
     /// Encodes `request` as one frame; bodies of entries are copied once, into the frame.
     pub(crate) fn append_frame(id: u64, request: &AppendEntriesRequest<TypeConfig>) -> io::Result<Bytes> {
-        let parts: Vec<(LogIdV1, u8, Bytes)> = request
-            .entries
-            .iter()
-            .map(|entry| {
-                let (kind, body) = payload_parts(&entry.payload)?;
-                Ok((entry.log_id.into(), kind, body))
-            })
-            .collect::<io::Result<_>>()?;
+        let mut parts: Vec<(LogIdV1, u8, Bytes)> = Vec::with_capacity(request.entries.len());
+        for entry in &request.entries {
+            let (kind, body) = payload_parts(&entry.payload)?;
+            parts.push((entry.log_id.into(), kind, body));
+        }
         let append = AppendV1 {
             vote: request.vote.into(),
             prev_log_id: request.prev_log_id.map(Into::into),
@@ -259,14 +256,11 @@ impl AppendV1<'_> {
     /// openraft's form. Every entry gets memory of its own: an entry that lives long must not keep
     /// the frame of a hundred others alive.
     pub(crate) fn into_request(self) -> io::Result<AppendEntriesRequest<TypeConfig>> {
-        let entries = self
-            .entries
-            .into_iter()
-            .map(|entry| {
-                let payload = payload_from_parts(entry.kind, Bytes::copy_from_slice(entry.body))?;
-                Ok(Entry { log_id: entry.log_id.into(), payload })
-            })
-            .collect::<io::Result<_>>()?;
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for entry in self.entries {
+            let payload = payload_from_parts(entry.kind, Bytes::copy_from_slice(entry.body))?;
+            entries.push(Entry { log_id: entry.log_id.into(), payload });
+        }
         Ok(AppendEntriesRequest {
             vote: self.vote.into(),
             prev_log_id: self.prev_log_id.map(Into::into),

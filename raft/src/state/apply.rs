@@ -22,13 +22,13 @@ impl State {
     pub(super) fn apply_op(&mut self, changes: &mut Changes, op: Op, result_bytes_max: u64) -> Reply {
         match op {
             Op::Put { key, value, content_type } => {
-                Reply::Written { created: self.put(changes, &key, value, content_type, None) }
+                Reply::Written { created: self.put(changes, key, value, &content_type, None) }
             }
             Op::PutWith { key, value, content_type, ttl_ms, only_if } => {
                 if let Err(failed) = self.check(&key, &only_if) {
                     return failed;
                 }
-                Reply::Written { created: self.put(changes, &key, value, content_type, ttl_ms) }
+                Reply::Written { created: self.put(changes, key, value, &content_type, ttl_ms) }
             }
             Op::Delete { key } => Reply::Deleted { existed: self.remove(changes, &key, Change::Deleted) },
             Op::DeleteIf { key, only_if } => {
@@ -61,20 +61,17 @@ impl State {
     pub(super) fn put(
         &mut self,
         changes: &mut Changes,
-        key: &str,
+        key: SmolStr,
         value: Bytes,
-        content_type: String,
+        content_type: &str,
         ttl_ms: Option<NonZeroU64>,
     ) -> bool {
         let revision = changes.revision();
-        // Its own bytes: a part of the command would keep the whole command in memory, and with it every
-        // command of the frame that it came in.
-        let value = Bytes::copy_from_slice(&value);
         // Rounded up by the one millisecond that both clocks may have been cut short by: never early.
         let expires_at_ms = ttl_ms.map(|ttl_ms| ttl_ms.saturating_add(self.clock_ms).saturating_add(1));
         self.replace(changes, key, |old| Record {
             value,
-            content_type: super::content_type(&content_type, old.map(|old| &old.content_type)),
+            content_type: super::content_type(content_type, old.map(|old| &old.content_type)),
             revision,
             created_revision: old.map_or(revision, |old| old.created_revision),
             expires_at_ms,
@@ -86,17 +83,16 @@ impl State {
     pub(super) fn replace(
         &mut self,
         changes: &mut Changes,
-        key: &str,
+        key: SmolStr,
         new: impl FnOnce(Option<&Record>) -> Record,
     ) -> bool {
         let new = |old: Option<&Record>| {
             let mut new = new(old);
-            new.hash = hash::of_record(key, &new);
+            new.hash = hash::of_record(&key, &new);
             Arc::new(new)
         };
-        let of_map = SmolStr::from(key);
         // One walk through nodes that are in no cache, when the key is there.
-        let (record, old) = match self.keys.get_mut(key) {
+        let (record, old) = match self.keys.get_mut(key.as_str()) {
             Some(place) => {
                 let record = new(Some(place));
                 let old = std::mem::replace(place, Arc::clone(&record));
@@ -104,23 +100,19 @@ impl State {
             }
             None => {
                 let record = new(None);
-                self.keys.insert(of_map.clone(), Arc::clone(&record));
+                self.keys.insert(key.clone(), Arc::clone(&record));
                 (record, None)
             }
         };
-        let expires_at_ms = record.expires_at_ms;
-        self.count(key, &record);
-        self.unsaved.note_key(&of_map, old.as_deref());
-        changes.note(of_map, Change::Put { record, created: old.is_none() });
-        let Some(old) = old else { return true };
-        self.uncount(key, &old);
-        if let Some(expires_at_ms) = expires_at_ms
-            && old.expires_at_ms == Some(expires_at_ms)
-        {
-            // The very entry that the old one took with it.
-            self.expiries.insert((expires_at_ms, key.into()));
+        // The old one first: it may end at the same time, and take the entry of the new one with it.
+        if let Some(old) = &old {
+            self.uncount(&key, old);
         }
-        false
+        self.count(&key, &record);
+        self.unsaved.note_key(&key, old.as_deref());
+        let created = old.is_none();
+        changes.note(key, Change::Put { record, created });
+        created
     }
 
     /// Removes `key`, for which `change` is the reason, and says whether it was there.

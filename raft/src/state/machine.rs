@@ -27,6 +27,8 @@ use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries that are applied in one go, and then answered: what a read may have to wait for.
 const BATCH_ENTRIES_MAX: usize = 4096;
+/// Entries that a batch has room for from the beginning.
+const BATCH_ENTRIES_COMMON: usize = 32;
 
 /// The state that entries are applied to, the newest view of it, and a way to wait for a newer one.
 #[derive(Clone)]
@@ -247,7 +249,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(BATCH_ENTRIES_COMMON);
         while let Some(entry) = entries.try_next().await? {
             batch.push(entry);
             if batch.len() == BATCH_ENTRIES_MAX {

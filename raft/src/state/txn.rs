@@ -59,7 +59,7 @@ impl State {
     fn apply_txn_op(&mut self, changes: &mut Changes, op: TxnOp) -> Result<TxnResult, TxnRefusal> {
         Ok(match op {
             TxnOp::Put { key, value, content_type, ttl_ms } => {
-                TxnResult::Put { created: self.put(changes, &key, value, content_type, ttl_ms) }
+                TxnResult::Put { created: self.put(changes, key.into(), value, &content_type, ttl_ms) }
             }
             TxnOp::Delete { key } => {
                 TxnResult::Deleted { existed: self.remove(changes, &key, Change::Deleted) }
@@ -83,7 +83,7 @@ impl State {
         };
         let sum = number.checked_add(by).ok_or(TxnRefusal::Overflow)?;
         let value = Bytes::from(sum.to_string());
-        self.replace(changes, key, |old| Record {
+        self.replace(changes, key.into(), |old| Record {
             value,
             content_type: old
                 .map_or_else(|| Arc::from(COUNTER_CONTENT_TYPE), |old| Arc::clone(&old.content_type)),

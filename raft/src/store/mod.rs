@@ -52,7 +52,7 @@ use crate::read_index::ReadIndex;
 use crate::state::checkpoint::Checkpoints;
 use crate::state::history::HistoryLimits;
 use crate::state::{Published, StateMachine, View, Watches};
-use crate::types::Raft;
+use crate::types::{Member, Raft};
 
 /// The replicated store of one node.
 pub struct Store {
@@ -351,7 +351,7 @@ impl Store {
         let committed = metrics.cluster_committed.max(metrics.local_committed).map_or(0, |id| id.index);
         Standing {
             term: metrics.current_term,
-            leader: leadership.leader.map(|(id, member)| (id, member.name)),
+            leader: leadership.leader.map(|(id, member)| (id, member.name.clone())),
             is_leader: leadership.here,
             is_running: metrics.running_state.is_ok(),
             is_caught_up: *self.caught_up.borrow(),
@@ -406,9 +406,9 @@ impl Store {
         self.gauges.disk_free_bytes.set(i64::try_from(self.disk_free_bytes()).unwrap_or(i64::MAX));
     }
 
-    /// The leader's name, when one is known.
-    pub fn leader_name(&self) -> Option<String> {
-        self.routes.leadership.borrow().leader.as_ref().map(|(_, member)| member.name.clone())
+    /// The leader, when one is known.
+    pub fn leader(&self) -> Option<Arc<Member>> {
+        self.routes.leadership.borrow().leader.as_ref().map(|(_, member)| Arc::clone(member))
     }
 
     /// Stops: checkpoints the state, so that the next start is short, and closes everything, `timeout` in

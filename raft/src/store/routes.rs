@@ -33,7 +33,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Leadership {
     term: u64,
-    pub(super) leader: Option<(u64, Member)>,
+    /// Shared: every write looks.
+    pub(super) leader: Option<(u64, Arc<Member>)>,
     pub(super) here: bool,
 }
 
@@ -128,9 +129,9 @@ pub(super) fn watch_leadership(
     let task = tokio::spawn(async move {
         loop {
             let now = metrics.borrow_watched().clone();
-            let leader = now
-                .current_leader
-                .and_then(|id| now.membership_config.get_node(&id).map(|member| (id, member.clone())));
+            let leader = now.current_leader.and_then(|id| {
+                now.membership_config.get_node(&id).map(|member| (id, Arc::new(member.clone())))
+            });
             let leadership = Leadership {
                 term: now.vote.leader_id.term,
                 here: now.state == ServerState::Leader && now.current_leader == Some(own_id),

@@ -98,19 +98,19 @@ impl Model {
                 Reply::Written { created: self.put(revision, key, value, content_type, None) }
             }
             Op::PutWith { key, value, content_type, ttl_ms, only_if } => {
-                let current = self.keys.get(key).map(|v| v.revision);
+                let current = self.keys.get(key.as_str()).map(|v| v.revision);
                 if !only_if.iter().all(|expect| holds(expect, current)) {
                     return Reply::PreconditionFailed { current };
                 }
                 Reply::Written { created: self.put(revision, key, value, content_type, *ttl_ms) }
             }
-            Op::Delete { key } => Reply::Deleted { existed: self.keys.remove(key).is_some() },
+            Op::Delete { key } => Reply::Deleted { existed: self.keys.remove(key.as_str()).is_some() },
             Op::DeleteIf { key, only_if } => {
-                let current = self.keys.get(key).map(|v| v.revision);
+                let current = self.keys.get(key.as_str()).map(|v| v.revision);
                 if !only_if.iter().all(|expect| holds(expect, current)) {
                     return Reply::PreconditionFailed { current };
                 }
-                Reply::Deleted { existed: self.keys.remove(key).is_some() }
+                Reply::Deleted { existed: self.keys.remove(key.as_str()).is_some() }
             }
             Op::DeletePrefix { prefix } => {
                 let before = self.keys.len();
@@ -319,14 +319,14 @@ fn op() -> impl Strategy<Value = Op> {
     let name = || prop::sample::select(vec!["p", "q"]).prop_map(String::from);
     prop_oneof![
         4 => (key(), value(), content_type())
-            .prop_map(|(key, value, content_type)| Op::Put { key, value, content_type }),
+            .prop_map(|(key, value, content_type)| Op::Put { key: key.into(), value, content_type }),
         4 => (key(), value(), content_type(), ttl(), vec(expect(), 0..2)).prop_map(
             |(key, value, content_type, ttl_ms, only_if)| Op::PutWith {
-                key, value, content_type, ttl_ms, only_if
+                key: key.into(), value, content_type, ttl_ms, only_if
             }
         ),
-        2 => key().prop_map(|key| Op::Delete { key }),
-        2 => (key(), vec(expect(), 1..3)).prop_map(|(key, only_if)| Op::DeleteIf { key, only_if }),
+        2 => key().prop_map(|key| Op::Delete { key: key.into() }),
+        2 => (key(), vec(expect(), 1..3)).prop_map(|(key, only_if)| Op::DeleteIf { key: key.into(), only_if }),
         1 => prop::sample::select(vec!["a", "a/", "b", "zz"])
             .prop_map(|prefix| Op::DeletePrefix { prefix: prefix.into() }),
         2 => (name(), 0..=150u8).prop_map(|(name, age)| Op::AgeAppend { name, age }),

@@ -45,7 +45,7 @@ fn what_is_noted_is_what_differs() {
             let value = vec![7; [0, 10, 4096, 4097, 9000, 20_000][random.random_range(0..6)]];
             let op = match random.random_range(0..20) {
                 0..8 => put(&key, &value),
-                8..12 => Op::Delete { key },
+                8..12 => Op::Delete { key: key.into() },
                 12 => Op::DeletePrefix { prefix: "k1".into() },
                 13..18 => age(&name, 9),
                 18 => Op::AgeDelete { name },
