@@ -91,15 +91,18 @@ impl Waiting {
     }
 }
 
-/// Removes the entry of a caller that gave up.
+/// Removes the entry of a caller that gave up, until there is an answer.
 struct Entry<'a> {
     waiting: &'a Waiting,
     id: u64,
+    is_answered: bool,
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.waiting.remove(self.id);
+        if !self.is_answered {
+            self.waiting.remove(self.id);
+        }
     }
 }
 
@@ -132,23 +135,39 @@ impl Link {
         let deadline = tokio::time::Instant::now() + timeout;
         let late = |_| CallError::NotSent(format!("{}: no connection in {timeout:?}", self.address));
 
-        let live = tokio::time::timeout_at(deadline, self.live()).await.map_err(late)??;
-        let permit = match tokio::time::timeout_at(deadline, live.frames.reserve()).await.map_err(late)? {
-            Ok(permit) => permit,
-            Err(_) => return Err(CallError::NotSent(format!("{}: connection broke", self.address))),
+        // Nearly always there is a connection with room: a timer is made only where there is not.
+        let live = match self.live_already() {
+            Some(live) => live,
+            None => tokio::time::timeout_at(deadline, self.live()).await.map_err(late)??,
+        };
+        let permit = match live.frames.try_reserve() {
+            Ok(permit) => Ok(permit),
+            Err(_) => tokio::time::timeout_at(deadline, live.frames.reserve()).await.map_err(late)?,
+        };
+        let Ok(permit) = permit else {
+            return Err(CallError::NotSent(format!("{}: connection broke", self.address)));
         };
         let (answer_to, answer) = oneshot::channel();
         if !live.waiting.add(id, answer_to) {
             return Err(CallError::NotSent(format!("{}: connection broke", self.address)));
         }
-        let _entry = Entry { waiting: &live.waiting, id };
+        let mut entry = Entry { waiting: &live.waiting, id, is_answered: false };
         permit.send(frame);
 
         match tokio::time::timeout_at(deadline, answer).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                entry.is_answered = true;
+                Ok(response)
+            }
             Ok(Err(_)) => Err(CallError::Unanswered(format!("{}: connection broke", self.address))),
             Err(_) => Err(CallError::Unanswered(format!("{}: no answer in {timeout:?}", self.address))),
         }
+    }
+
+    /// The live connection, when there is one and nobody is about to change that.
+    fn live_already(&self) -> Option<Arc<Live>> {
+        let slot = self.live.try_lock().ok()?;
+        slot.as_ref().filter(|live| live.waiting.is_open()).map(Arc::clone)
     }
 
     /// The live connection; connects when there is none. Callers of that moment share one attempt.
