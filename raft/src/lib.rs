@@ -35,6 +35,7 @@ mod clock;
 mod coalesce;
 mod codec;
 mod command;
+mod courtesy;
 mod disk;
 mod freshness;
 #[cfg(test)]
@@ -58,6 +59,7 @@ pub use command::{
     Condition, Expect, Got, IdempotencyKey, Op, PREFIX_KEYS_MAX, Reply, TXN_OPS_MAX, Test, Txn, TxnOp,
     TxnRefusal, TxnReply, TxnResult,
 };
+pub use courtesy::step_back;
 pub use identity::{DataDirError, Identity};
 pub use state::{AgeList, Change, Event, EventId, Record, State, View, Watched, Watcher};
 pub use store::{

@@ -10,6 +10,7 @@ use super::Shared;
 use super::newest::Newest;
 use super::segment::Segment;
 use super::wal::Group;
+use crate::courtesy::step_back;
 
 /// How far a file is filled with zeros ahead of what is written: within them an fdatasync does not have to
 /// write the file's new length and blocks. Room for about 3,000 puts of 300 bytes.
@@ -28,10 +29,19 @@ impl Writer {
     pub(super) fn run(mut self, shared: &Shared) {
         let _stopped = Stopped(shared);
         let mut wal = shared.lock();
+        let mut stepped_back = false;
         loop {
             let group = match wal.take() {
                 Ok(Some(group)) => group,
                 Ok(None) if wal.closing => return,
+                // To be woken costs more than to find the next group when it is its turn again.
+                Ok(None) if !stepped_back => {
+                    drop(wal);
+                    step_back();
+                    stepped_back = true;
+                    wal = shared.lock();
+                    continue;
+                }
                 Ok(None) => {
                     wal.idle = true;
                     wal = shared.work.wait(wal).unwrap_or_else(PoisonError::into_inner);
@@ -40,6 +50,7 @@ impl Writer {
                 }
                 Err(error) => return wal.fail(error),
             };
+            stepped_back = false;
             drop(wal);
             let begun = shared.underway.begin();
             let result = self.write(&group);
