@@ -259,6 +259,18 @@ mod tests {
         command.bytes()[HEADER_BYTES..].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Else a value of a few bytes would keep its whole command in memory, for as long as it lives.
+    #[test]
+    fn a_value_that_is_put_has_memory_of_its_own() {
+        for op in ops() {
+            let command = Command::encode(&op).unwrap();
+            let within = command.bytes().as_ptr_range();
+            if let Op::Put { value, .. } | Op::PutWith { value, .. } = command.decode().unwrap().op {
+                assert!(!within.contains(&value.as_ptr()), "{op:?}");
+            }
+        }
+    }
+
     #[test]
     fn the_same_write_has_the_same_fingerprint() {
         let fingerprint = |op: &Op| once(op).stamped(9).decode().unwrap().once.unwrap().fingerprint;
