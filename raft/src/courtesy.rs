@@ -27,9 +27,9 @@ const SCORE_AFTER_PAUSE: u32 = SCORE_MAX - LONG;
 /// The first pause, and the longest: each is twice as long as the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Lets others run before the calling thread goes to sleep, unless that did not pay lately: at most one time slice
-/// of the kernel, some 3 ms. To be called where the thread would sleep, once, and then to look again whether there
-/// is something to do.
+/// Lets others run before the calling thread goes to sleep, unless that did not pay lately. Returns when it is the
+/// thread's turn again: beside whoever never sleeps that is a time slice of the kernel, some 3 ms. To be called where
+/// the thread would sleep, once, and then to look again whether there is something to do.
 pub fn step_back() {
     thread_local! {
         static COURTESY: Cell<Courtesy> = const { Cell::new(Courtesy::NEW) };

@@ -94,8 +94,7 @@ impl Buffers {
 
 fn json<T: Serialize>(value: &T, bytes: usize, held: Held) -> Result<Response, Problem> {
     let mut text = Vec::with_capacity(bytes);
-    serde_json::to_writer(&mut text, value)
-        .map_err(|error| Problem::new(Code::Internal, format!("the answer has no JSON form: {error}")))?;
+    serde_json::to_writer(&mut text, value).map_err(|error| Problem::no_json(&error))?;
     let json = HeaderValue::from_static("application/json");
     let body = Body::from(Bytes::from_owner(Answer { text, _held: held }));
     Ok(([(CONTENT_TYPE, json)], body).into_response())

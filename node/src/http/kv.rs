@@ -152,8 +152,8 @@ pub(super) async fn put(
     };
     headers.insert(ETAG, etag(written.revision));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // Strings and numbers always have a JSON form.
-    let body = serde_json::to_vec(&Put { key, revision: written.revision, created }).unwrap_or_default();
+    let body = Put { key, revision: written.revision, created };
+    let body = serde_json::to_vec(&body).map_err(|error| Problem::no_json(&error))?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(answer(status, headers, body.into()))
 }

@@ -188,6 +188,11 @@ impl Problem {
         Self::new(Code::OutcomeUnknown, "the store gave an answer of another kind")
     }
 
+    /// For an answer that cannot be written as JSON: a mistake of ours.
+    pub(crate) fn no_json(error: &serde_json::Error) -> Self {
+        Self::new(Code::Internal, format!("the answer has no JSON form: {error}"))
+    }
+
     /// The same with headers of an answer about data.
     pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
         self.headers = Some(Box::new(headers));

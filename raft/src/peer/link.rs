@@ -166,21 +166,25 @@ impl Link {
 
     /// The live connection, when there is one and nobody is about to change that.
     fn live_already(&self) -> Option<Arc<Live>> {
-        let slot = self.live.try_lock().ok()?;
-        slot.as_ref().filter(|live| live.waiting.is_open()).map(Arc::clone)
+        open(&*self.live.try_lock().ok()?)
     }
 
     /// The live connection; connects when there is none. Callers of that moment share one attempt.
     async fn live(&self) -> Result<Arc<Live>, CallError> {
         let mut slot = self.live.lock().await;
-        if let Some(live) = slot.as_ref().filter(|live| live.waiting.is_open()) {
-            return Ok(Arc::clone(live));
+        if let Some(live) = open(&slot) {
+            return Ok(live);
         }
         *slot = None;
         let live = Arc::new(Live::start(hello::connect(&self.address, &self.hello).await?));
         *slot = Some(Arc::clone(&live));
         Ok(live)
     }
+}
+
+/// The connection, unless it broke.
+fn open(slot: &Option<Arc<Live>>) -> Option<Arc<Live>> {
+    slot.as_ref().filter(|live| live.waiting.is_open()).map(Arc::clone)
 }
 
 impl Live {
