@@ -113,7 +113,14 @@ async fn measure(arguments: Arguments) -> Result<()> {
     let before = writes.between(start, returned);
     let during = writes.between(returned, ready);
     let after = writes.between(ready, end);
-    for (what, window) in [("before", &before), ("during the transfer", &during), ("after", &after)] {
+    let windows = [
+        ("before", &before),
+        ("during the transfer", &during),
+        ("- until installed", &writes.between(returned, installed)),
+        ("- while it catches up", &writes.between(installed, ready)),
+        ("after", &after),
+    ];
+    for (what, window) in windows {
         let [p50, p99, p999, max] = [0.5, 0.99, 0.999, 1.0].map(|quantile| window.quantile_ms(quantile));
         let (rate, seconds, errors) = (window.rate(), window.elapsed.as_secs_f64(), window.errors.len());
         println!(

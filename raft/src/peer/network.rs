@@ -21,6 +21,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::background;
 use crate::codec;
@@ -41,6 +42,10 @@ const PIPELINE: usize = 32;
 /// Long enough for a slow fsync on the other side, short enough to notice a connection that died
 /// with its host.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A replication session without entries lasts so long at least. While openraft sends a snapshot it begins one
+/// whenever something is committed, and nobody there waits for that.
+const BARE_SESSION_MIN: Duration = Duration::from_millis(10);
 
 /// A snapshot is given up when the other side takes nothing for this long.
 const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -178,6 +183,19 @@ impl Peer {
         answer
     }
 
+    /// An append request without entries, on the vital link.
+    async fn append_nothing(
+        &self,
+        request: &AppendEntriesRequest<TypeConfig>,
+        timeout: Duration,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        self.peers.tell(request);
+        match self.ask_frame(|id| RequestV1::append_frame(id, request), timeout).await? {
+            ResponseV1::Append(result) => Ok(result.into()),
+            other => Err(network(format!("unexpected answer to an append: {other:?}"))),
+        }
+    }
+
     fn address(&self) -> &str {
         &self.reach.member.peer
     }
@@ -204,16 +222,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        self.peers.tell(&rpc);
-        match self.ask_frame(|id| RequestV1::append_frame(id, &rpc), option.soft_ttl()).await? {
-            ResponseV1::Append(result) => Ok(result.into()),
-            other => Err(network(format!("unexpected answer to a heartbeat: {other:?}"))),
-        }
+        self.append_nothing(&rpc, option.soft_ttl()).await
     }
 
     fn stream_append<'s, S>(
         &'s mut self,
-        mut input: S,
+        input: S,
         option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
     where
@@ -222,38 +236,13 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         if self.appends == Appends::Heartbeats {
             return stream_append_sequential(self, input, option);
         }
-        Box::pin(async move {
-            // Before the connection: openraft waits out its backoff within this, and without it would try a
-            // node that is down a thousand times a second.
-            let Some(first) = input.next().await else {
-                let nothing: BoxStream<'s, _> = Box::pin(stream::empty());
-                return Ok(nothing);
-            };
-            let connection = self.connect(Lane::Append).await?;
-            let session =
-                Session::start(Arc::clone(&self.peers), connection, stream::iter([first]).chain(input));
-            let reach = Arc::clone(&self.reach);
-            let timed_out = self.timed_out(RPCTypes::AppendEntries, PROGRESS_TIMEOUT);
-            let answers = stream::unfold(Some(session), move |session| {
-                let (timed_out, reach) = (timed_out.clone(), Arc::clone(&reach));
-                async move {
-                    let mut session = session?;
-                    match session.answer(timed_out).await {
-                        Ok(None) => None,
-                        Ok(Some(answer)) => {
-                            reach.answered(Lane::Append);
-                            Some((Ok(answer), Some(session)))
-                        }
-                        Err(error) => {
-                            reach.failed(Lane::Append, &error);
-                            Some((Err(error), None))
-                        }
-                    }
-                }
-            });
-            let answers: BoxStream<'s, _> = Box::pin(answers);
-            Ok(answers)
-        })
+        let peer: &'s Self = self;
+        let answers = stream::unfold(Some(Stage::begin(input)), move |stage| {
+            let option = option.clone();
+            async move { stage?.next(peer, &option).await }
+        });
+        let answers: BoxStream<'s, _> = Box::pin(answers);
+        Box::pin(std::future::ready(Ok(answers)))
     }
 
     async fn vote(
@@ -327,6 +316,67 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     fn backoff(&self) -> Option<Backoff> {
         let steps = [50, 100, 200].into_iter().chain(std::iter::repeat(400)).map(Duration::from_millis);
         Some(Backoff::new(steps))
+    }
+}
+
+/// How far a replication session is.
+enum Stage<S> {
+    /// It has no connection, because there were no entries: those take the vital link which say only what is
+    /// committed. openraft has a session for each of those while it sends a snapshot.
+    Bare {
+        input: S,
+        since: Instant,
+    },
+    Connected(Session),
+}
+
+/// What a replication session yields, and how it goes on.
+type Answered<S> = (Result<StreamAppendResult<TypeConfig>, RpcError>, Option<Stage<S>>);
+
+impl<S> Stage<S>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+{
+    fn begin(input: S) -> Self {
+        Self::Bare { input, since: Instant::now() }
+    }
+
+    /// The next answer; `None` when all are answered and there will be no more requests.
+    async fn next(self, peer: &Peer, option: &RPCOption) -> Option<Answered<S>> {
+        let mut session = match self {
+            Self::Connected(session) => session,
+            Self::Bare { mut input, since } => {
+                // Before the connection: openraft waits out its backoff within this, and without it would
+                // try a node that is down a thousand times a second.
+                let Some(request) = input.next().await else {
+                    tokio::time::sleep_until(since + BARE_SESSION_MIN).await;
+                    return None;
+                };
+                if request.entries.is_empty() {
+                    let at = request.prev_log_id;
+                    let answer = peer.append_nothing(&request, option.soft_ttl()).await;
+                    let answer = answer.map(|answer| answer.into_stream_result(at, at));
+                    let next = matches!(answer, Ok(Ok(_))).then_some(Self::Bare { input, since });
+                    return Some((answer, next));
+                }
+                let input = stream::iter([request]).chain(input);
+                match peer.connect(Lane::Append).await {
+                    Ok(connection) => Session::start(Arc::clone(&peer.peers), connection, input),
+                    Err(error) => return Some((Err(error), None)),
+                }
+            }
+        };
+        match session.answer(peer.timed_out(RPCTypes::AppendEntries, PROGRESS_TIMEOUT)).await {
+            Ok(None) => None,
+            Ok(Some(answer)) => {
+                peer.reach.answered(Lane::Append);
+                Some((Ok(answer), Some(Self::Connected(session))))
+            }
+            Err(error) => {
+                peer.reach.failed(Lane::Append, &error);
+                Some((Err(error), None))
+            }
+        }
     }
 }
 

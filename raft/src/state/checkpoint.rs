@@ -20,7 +20,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -75,6 +75,7 @@ pub(crate) struct Checkpoints {
     /// Held while a checkpoint is written, however long that takes; when the last one began.
     writing: Mutex<Instant>,
     haste: Haste,
+    receiving: AtomicBool,
     /// Held for moments only: a snapshot is installed while a checkpoint is written. `None` once closed.
     current: Mutex<Option<Arc<Generation>>>,
     next_number: AtomicU32,
@@ -100,6 +101,22 @@ impl Incoming {
     /// The state.
     pub(crate) fn view(&self) -> &View {
         &self.view
+    }
+}
+
+/// Sets a flag while it lives.
+struct Receiving<'a>(&'a AtomicBool);
+
+impl<'a> Receiving<'a> {
+    fn begin(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Relaxed);
+        Self(flag)
+    }
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -151,6 +168,7 @@ impl Checkpoints {
             last: ArcSwap::from_pointee(Place::from(&view)),
             writing: Mutex::new(Instant::now()),
             haste: Haste::default(),
+            receiving: AtomicBool::new(false),
             current: Mutex::new(Some(Arc::new(current))),
             next_number: AtomicU32::new(number + 1),
             removing: Mutex::default(),
@@ -237,12 +255,18 @@ impl Checkpoints {
         self.haste.always();
     }
 
+    /// Whether a snapshot is being received: what is at rest will be replaced.
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.receiving.load(Ordering::Relaxed)
+    }
+
     /// Reads the stream of a snapshot into a generation of its own, which does not count before
-    /// [`Checkpoints::install`]. Blocks for both, and takes its time.
+    /// [`Checkpoints::install`]. Blocks for both, and takes its time. One at a time.
     ///
     /// # Errors
     /// `InvalidData` naming the offset when the stream is damaged or incomplete; nothing is left then.
     pub(crate) fn receive(&self, input: impl Read) -> io::Result<Incoming> {
+        let _receiving = Receiving::begin(&self.receiving);
         let generation = self.begin()?;
         // The one that was installed before may have left some haste behind.
         self.haste.calm();

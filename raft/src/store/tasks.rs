@@ -113,6 +113,10 @@ pub(super) async fn trigger_checkpoints(
     let mut due = Due { bytes_before: published.applied_bytes(), begun: Instant::now(), asked_for: 0 };
     loop {
         tick.tick().await;
+        // Nothing is applied meanwhile, and what is at rest will be replaced.
+        if checkpoints.is_receiving() {
+            continue;
+        }
         let (applied, durable) = (published.applied_index(), checkpoints.last().revision());
         let (bytes, now) = (published.applied_bytes(), Instant::now());
         if due.is_next(applied, durable, bytes, now, &options) {

@@ -2,13 +2,15 @@
 
 use std::sync::Mutex;
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{StreamExt, stream};
 use openraft::network::NetStreamAppend;
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::peer::hello::Own;
+use crate::peer::message::{AppendResultV1, StreamAppendV1};
 use crate::peer::server;
+use crate::types::{Entry, LogId, Payload};
 
 const CLUSTER: u128 = 7;
 const BOUND: Duration = Duration::from_secs(20);
@@ -36,7 +38,10 @@ impl Follower {
         let (hello, mut reader, mut writer) = server::greet(stream, &own).await.unwrap().unwrap();
         self.0.lock().unwrap().push(hello.lane);
         while let Some(frame) = reader.next().await.unwrap() {
-            let response = ResponseV1::Append(crate::peer::message::AppendResultV1::Success);
+            let response = match hello.lane {
+                Lane::Append => ResponseV1::StreamAppend(StreamAppendV1::Matched(None)),
+                _ => ResponseV1::Append(AppendResultV1::Success),
+            };
             writer.write_all(&frame::encode("response", frame.id, &response).unwrap()).await.unwrap();
         }
     }
@@ -59,6 +64,11 @@ fn heartbeat() -> AppendEntriesRequest<TypeConfig> {
     }
 }
 
+fn entry() -> AppendEntriesRequest<TypeConfig> {
+    let entry = Entry { log_id: LogId::new_term_index(1, 1), payload: Payload::Blank };
+    AppendEntriesRequest { entries: vec![entry], ..heartbeat() }
+}
+
 #[tokio::test]
 async fn heartbeats_share_one_vital_connection() {
     let follower = Follower::default();
@@ -78,16 +88,45 @@ async fn heartbeats_share_one_vital_connection() {
 async fn a_replication_session_connects_when_there_is_something_to_send() {
     let follower = Follower::default();
     let mut network = factory().new_client(2, &follower.start().await).await;
+    let option = || RPCOption::new(BOUND);
     {
-        let session = NetStreamAppend::stream_append(&mut network, stream::pending(), RPCOption::new(BOUND));
-        assert!(tokio::time::timeout(Duration::from_millis(50), session).await.is_err(), "it did not wait");
+        let mut answers =
+            NetStreamAppend::stream_append(&mut network, stream::pending(), option()).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_millis(50), answers.next());
+        assert!(answer.await.is_err(), "it did not wait");
     }
     assert_eq!(follower.lanes(), []);
-    let one = stream::once(async { heartbeat() }).chain(stream::pending()).boxed();
-    let session = NetStreamAppend::stream_append(&mut network, one, RPCOption::new(BOUND)).await;
-    assert!(session.is_ok());
-    assert_eq!(follower.lanes(), [Lane::Append]);
-    drop(session);
-    let nothing = NetStreamAppend::stream_append(&mut network, stream::empty(), RPCOption::new(BOUND)).await;
-    assert!(nothing.unwrap().next().now_or_never() == Some(None));
+    {
+        let input = stream::iter([heartbeat(), entry(), heartbeat(), entry()]).chain(stream::pending());
+        let mut answers = NetStreamAppend::stream_append(&mut network, input, option()).await.unwrap();
+        for (request, lanes) in [&[Lane::Vital][..], &[Lane::Vital, Lane::Append]].into_iter().enumerate() {
+            assert!(matches!(answers.next().await, Some(Ok(Ok(_)))), "request {request}");
+            assert_eq!(follower.lanes(), lanes);
+        }
+        for _ in 0..2 {
+            assert!(matches!(answers.next().await, Some(Ok(Ok(_)))));
+        }
+        assert_eq!(follower.lanes(), [Lane::Vital, Lane::Append], "one connection for all of it");
+    }
+    let nothing = NetStreamAppend::stream_append(&mut network, stream::empty(), option()).await;
+    assert!(nothing.unwrap().next().await.is_none());
+}
+
+/// While openraft sends a snapshot, each commit is a session of one request without entries.
+#[tokio::test]
+async fn sessions_without_entries_make_no_connections_and_are_few() {
+    const SESSIONS: u32 = 5;
+    let follower = Follower::default();
+    let mut network = factory().new_client(2, &follower.start().await).await;
+    let begun = Instant::now();
+    for _ in 0..SESSIONS {
+        let mut answers =
+            NetStreamAppend::stream_append(&mut network, stream::iter([heartbeat()]), RPCOption::new(BOUND))
+                .await
+                .unwrap();
+        assert!(matches!(answers.next().await, Some(Ok(Ok(_)))));
+        assert!(answers.next().await.is_none());
+    }
+    assert!(begun.elapsed() >= BARE_SESSION_MIN * SESSIONS);
+    assert_eq!(follower.lanes(), [Lane::Vital]);
 }

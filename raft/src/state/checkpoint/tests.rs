@@ -445,6 +445,25 @@ fn a_received_snapshot_counts_only_when_it_is_installed() {
 }
 
 #[test]
+fn it_is_known_that_a_snapshot_is_being_received() {
+    /// A stream that is cut off, and looks while it is read.
+    struct Looking<'a>(&'a Checkpoints);
+    impl io::Read for Looking<'_> {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            assert!(self.0.is_receiving());
+            Ok(0)
+        }
+    }
+    let dir = TempDir::new().unwrap();
+    let (checkpoints, _) = open(dir.path()).unwrap();
+    assert!(!checkpoints.is_receiving());
+    assert!(checkpoints.receive(Looking(&checkpoints)).is_err());
+    assert!(!checkpoints.is_receiving(), "it failed");
+    drop(checkpoints.receive(&stream(&sample_state())[..]).unwrap());
+    assert!(!checkpoints.is_receiving(), "it is there");
+}
+
+#[test]
 fn a_snapshot_that_came_too_late_does_not_undo_anything() {
     let dir = TempDir::new().unwrap();
     let (checkpoints, _) = open(dir.path()).unwrap();
