@@ -5,7 +5,7 @@ use std::io;
 use std::thread::JoinHandle;
 
 /// Added to the niceness of such a thread: under full load it gets a tenth of a processor.
-const NICE: i32 = 10;
+pub(crate) const NICE: i32 = 10;
 
 /// Runs `work` on a thread of its own. What is returned resolves when the work is done; dropping it
 /// does not stop the work.
@@ -26,6 +26,20 @@ pub(crate) fn run<T: Send + 'static>(
         started?;
         result.await.map_err(io::Error::other)?
     }
+}
+
+/// Runs `work` on a thread of low priority, which all threads that it starts inherit, and waits for it.
+///
+/// # Errors
+/// When the thread cannot be started, or panics, and those of `work`.
+pub(crate) fn with_low_priority<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("background".to_owned()).spawn_scoped(scope, || {
+            be_polite();
+            work()
+        })?;
+        thread.join().map_err(|_| io::Error::other("a thread panicked"))?
+    })
 }
 
 /// Drops `what` on a thread of low priority: a large state, or files, take a while. Gives the thread, or
