@@ -6,7 +6,7 @@
 //!
 //! | lane | carries | order |
 //! |---|---|---|
-//! | vital | votes, heartbeats, read index, status, leader transfer | any; many in flight |
+//! | vital | votes, appends without entries, read index, status, leader transfer | any; many in flight |
 //! | append | log entries, pipelined; one replication session a connection | as sent |
 //! | forward | writes that arrived on another node than the leader | any; many in flight |
 //! | snapshot | one snapshot a connection | as sent |
