@@ -31,14 +31,17 @@ pub(crate) fn run<T: Send + 'static>(
 /// Runs `work` on a thread of low priority, which all threads that it starts inherit, and waits for it.
 ///
 /// # Errors
-/// When the thread cannot be started, or panics, and those of `work`.
+/// When the thread cannot be started, and those of `work`.
+///
+/// # Panics
+/// When `work` does.
 pub(crate) fn with_low_priority<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("background".to_owned()).spawn_scoped(scope, || {
             be_polite();
             work()
         })?;
-        thread.join().map_err(|_| io::Error::other("a thread panicked"))?
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 

@@ -29,7 +29,7 @@ use crate::peer::Lane;
 use crate::peer::frame::{self, FrameReader};
 use crate::peer::hello::{self, Connection, HelloV1};
 use crate::peer::link::{CallError, Link};
-use crate::peer::message::{RequestV1, ResponseV1};
+use crate::peer::message::{AppendResultV1, RequestV1, ResponseV1};
 use crate::peer::reach::Reach;
 use crate::read_index::Told;
 use crate::state::{SnapshotData, View, snapshot};
@@ -191,6 +191,10 @@ impl Peer {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         self.peers.tell(request);
         match self.ask_frame(|id| RequestV1::append_frame(id, request), timeout).await? {
+            // openraft takes it for impossible, and would panic.
+            ResponseV1::Append(AppendResultV1::Conflict) if request.prev_log_id.is_none() => {
+                Err(network("a conflict with nothing"))
+            }
             ResponseV1::Append(result) => Ok(result.into()),
             other => Err(network(format!("unexpected answer to an append: {other:?}"))),
         }

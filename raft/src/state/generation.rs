@@ -280,9 +280,12 @@ pub(super) fn open_sled(path: &Path) -> io::Result<sled::Db> {
             }
             other => sled_error(other),
         })?;
-        // Starts the threads, if they are not there yet; what comes of it matters to nobody.
-        drop(db.flush_async().now_or_never());
-        Ok(db)
+        // Starts the threads, if they are not there yet. What is to be durable is flushed by who wrote it: nobody
+        // waits for this one.
+        match db.flush_async().now_or_never() {
+            Some(Err(error)) => Err(sled_error(error)),
+            Some(Ok(_)) | None => Ok(db),
+        }
     };
     // Threads of sled's take part in each write: seven for all directories, each of which wakes up whenever there is
     // something for one of them. They are to be as polite as the one that writes. Opening a million rows takes 0.1 to

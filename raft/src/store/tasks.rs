@@ -113,7 +113,8 @@ pub(super) async fn trigger_checkpoints(
     let mut due = Due { bytes_before: published.applied_bytes(), begun: Instant::now(), asked_for: 0 };
     loop {
         tick.tick().await;
-        // Nothing is applied meanwhile, and what is at rest will be replaced.
+        // Nothing is applied meanwhile, and what is at rest will be replaced. A sender that has gone is noticed within
+        // seconds, see peer/socket.rs.
         if checkpoints.is_receiving() {
             continue;
         }

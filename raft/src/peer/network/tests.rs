@@ -8,16 +8,19 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::peer::hello::Own;
-use crate::peer::message::{AppendResultV1, StreamAppendV1};
+use crate::peer::message::StreamAppendV1;
 use crate::peer::server;
 use crate::types::{Entry, LogId, Payload};
 
 const CLUSTER: u128 = 7;
 const BOUND: Duration = Duration::from_secs(20);
 
-/// A node that answers every append with success, and notes what each connection is for.
+/// A node that answers every append with success, unless it says otherwise, and notes what each connection is for.
 #[derive(Clone, Default)]
-struct Follower(Arc<Mutex<Vec<Lane>>>);
+struct Follower {
+    lanes: Arc<Mutex<Vec<Lane>>>,
+    sees_conflicts: bool,
+}
 
 impl Follower {
     async fn start(&self) -> Member {
@@ -36,10 +39,11 @@ impl Follower {
     async fn serve(self, stream: tokio::net::TcpStream) {
         let own = Own { cluster_id: CLUSTER, node_id: 2, name: "n2" };
         let (hello, mut reader, mut writer) = server::greet(stream, &own).await.unwrap().unwrap();
-        self.0.lock().unwrap().push(hello.lane);
+        self.lanes.lock().unwrap().push(hello.lane);
         while let Some(frame) = reader.next().await.unwrap() {
             let response = match hello.lane {
                 Lane::Append => ResponseV1::StreamAppend(StreamAppendV1::Matched(None)),
+                _ if self.sees_conflicts => ResponseV1::Append(AppendResultV1::Conflict),
                 _ => ResponseV1::Append(AppendResultV1::Success),
             };
             writer.write_all(&frame::encode("response", frame.id, &response).unwrap()).await.unwrap();
@@ -47,7 +51,7 @@ impl Follower {
     }
 
     fn lanes(&self) -> Vec<Lane> {
-        self.0.lock().unwrap().clone()
+        self.lanes.lock().unwrap().clone()
     }
 }
 
@@ -129,4 +133,20 @@ async fn sessions_without_entries_make_no_connections_and_are_few() {
     }
     assert!(begun.elapsed() >= BARE_SESSION_MIN * SESSIONS);
     assert_eq!(follower.lanes(), [Lane::Vital]);
+}
+
+#[tokio::test]
+async fn an_impossible_conflict_is_an_error() {
+    let follower = Follower { sees_conflicts: true, ..Follower::default() };
+    let member = follower.start().await;
+    let factory = &mut factory();
+    for mut network in [factory.new_client(2, &member).await, factory.new_heartbeat_client(2, &member).await]
+    {
+        let once = stream::iter([heartbeat()]);
+        let mut answers =
+            NetStreamAppend::stream_append(&mut network, once, RPCOption::new(BOUND)).await.unwrap();
+        let error = answers.next().await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("a conflict with nothing"), "{error}");
+        assert!(answers.next().await.is_none());
+    }
 }
